@@ -1,0 +1,151 @@
+/** Public types of the API. */
+import type { Qwen3Error } from './errors'
+
+/** A built-in name, `random:<row>`, or a path that begins with `./`, `../`, `/` or is a file URL. */
+export type ModelName = 'nano' | 'nano-moe' | (string & {})
+
+export interface LoadOptions {
+  /** `'auto'` (default) or `'cpu'`. A forced device works or throws. */
+  device?: 'auto' | 'cpu' | (string & {})
+  /** Format of the packed weights; `'auto'` = bf16. */
+  weights?: 'auto' | 'f32' | 'bf16'
+  /** Element type of the KV cache; `'auto'` = bf16 (f32 with f32 weights). */
+  kvCache?: 'auto' | 'f32' | 'bf16'
+  /** Tokens per sequence, prompt and completion together. Default: what fits, up to the model's window. */
+  contextLength?: number
+  /** Worker threads of the CPU backend; default: physical cores. */
+  threads?: number
+  /** Total bytes of the paged KV cache. */
+  kvCacheBytes?: number
+  /** Sequences that run at once; more wait. */
+  maxSequences?: number
+  /** `'auto'`: YaRN per sequence, only for those beyond the native window; `'static'`: always; `'none'`: never. */
+  rope?: 'auto' | 'static' | 'none'
+  /** Context extension factor; default: contextLength / native window, at least 1. */
+  yarnFactor?: number
+  /** Seed of the weights of a `random:` model. */
+  randomSeed?: number
+  onProgress?: (progress: { loadedBytes: number; totalBytes: number }) => void
+  signal?: AbortSignal
+}
+
+export interface ToolCall {
+  id: string
+  name: string
+  arguments: Record<string, unknown>
+}
+
+/** A message in OpenAI's shape. `reasoning_content` carries an assistant turn's thinking. */
+export interface ChatMessage {
+  role: 'system' | 'developer' | 'user' | 'assistant' | 'tool'
+  content?: string | null | { type: 'text'; text: string }[]
+  reasoning_content?: string | null
+  tool_calls?: { id?: string; type?: 'function'; function: { name: string; arguments: string | Record<string, unknown> } }[]
+  tool_call_id?: string
+  name?: string
+}
+
+/** A tool in OpenAI's shape. */
+export interface Tool {
+  type: 'function'
+  function: { name: string; description?: string; parameters?: Record<string, unknown>; strict?: boolean }
+}
+
+export interface GenerateOptions {
+  /** Most generated tokens; default: the remaining context. */
+  maxTokens?: number
+  temperature?: number
+  topP?: number
+  topK?: number
+  minP?: number
+  presencePenalty?: number
+  frequencyPenalty?: number
+  repetitionPenalty?: number
+  /** Token id or exact token text -> added to its logit. */
+  logitBias?: Record<number, number>
+  /** Default: random, and returned in the result. */
+  seed?: number
+  /** Stop strings, matched in the answer only; not part of the text. */
+  stop?: string | string[]
+  /** true: log-probability of each token; n: with n alternatives. */
+  logprobs?: boolean | number
+  ignoreEos?: boolean
+  signal?: AbortSignal
+}
+
+export interface ChatOptions extends GenerateOptions {
+  /** Default: true where the template can. */
+  thinking?: boolean
+  /** Most tokens of thinking; 0 = no thinking; default unlimited. */
+  thinkingBudget?: number
+  thinkingDeadlineMs?: number
+  /** Tokens kept for the answer out of maxTokens or the context. */
+  answerReserve?: number
+  /** End thinking when a cycle of tokens repeats three times. Default true. */
+  loopBreaker?: boolean
+  /** Prefer the end of a line or sentence within the last tenth of the budget. Default true. */
+  softLanding?: boolean
+  tools?: Tool[]
+}
+
+export type FinishReason = 'stop' | 'length' | 'toolCalls'
+export type ThinkingStop = 'natural' | 'budget' | 'deadline' | 'reserve' | 'loop' | 'requested' | 'unfinished'
+
+export interface Usage {
+  promptTokens: number
+  cachedTokens: number
+  thinkingTokens: number
+  answerTokens: number
+  toolCallTokens: number
+  forcedTokens: number
+  /** thinking + answer + toolCall + forced. */
+  completionTokens: number
+  timings: { queueMs: number; prefillMs: number; firstTokenMs: number; decodeMs: number; rescaleMs: number }
+}
+
+export interface TokenLogprob {
+  id: number
+  token: string
+  logprob: number
+  /** Which part of the output the token belongs to. */
+  segment: 'thinking' | 'text' | 'toolCall'
+  top: { id: number; token: string; logprob: number }[]
+}
+
+export interface ChatResult {
+  thinking: string
+  text: string
+  toolCalls: ToolCall[]
+  ids: Int32Array
+  /** The next turn: `messages.push(result.message)`. */
+  message: ChatMessage
+  seed: number
+  stopSequence: string | null
+  finishReason: FinishReason
+  /** null when the request did not think. */
+  thinkingStop: ThinkingStop | null
+  usage: Usage
+  logprobs?: TokenLogprob[]
+}
+
+export type ChatEvent =
+  | { type: 'thinking' | 'text'; text: string; ids: Int32Array }
+  | { type: 'toolCallDelta'; index: number; id?: string; name?: string; argumentsDelta: string }
+  | { type: 'toolCall'; index: number; call: ToolCall }
+  | { type: 'done'; result: ChatResult }
+
+/** What an aborted stream rejects with: name `AbortError` or `TimeoutError`, code `ABORTED`, the result so far. */
+export interface AbortedError extends Qwen3Error {
+  code: 'ABORTED'
+  partial: ChatResult
+}
+
+/** Starts at once, consumed or not. Not thenable. */
+export interface ChatStream extends AsyncIterable<ChatEvent> {
+  /** Always the same promise; never causes an unhandledRejection. */
+  result(): Promise<ChatResult>
+  /** Ends the thinking now: the wrap-up follows, then the answer. No effect outside thinking. */
+  endThinking(): void
+  setThinkingBudget(tokens: number): void
+  abort(reason?: unknown): void
+}

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/dtype.h"
+#include "ops/program.h"
+#include "ops/step.h"
+
+namespace qwen3 {
+
+// A matrix [rows, cols] somewhere else (a file, a generator) that can be read by ranges of rows, from several threads.
+struct MatrixSource {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  DType dtype = DType::kBF16;
+  // Writes rows [begin, end) to `out` as `dtype`, row major. Throws Error on a failed read.
+  std::function<void(int64_t begin, int64_t end, void* out)> read;
+};
+
+enum class WeightFormat : uint8_t { kF32, kBF16 };
+
+// How a weight is going to be used decides its packed layout.
+enum class WeightUse : uint8_t {
+  kVector,       // norm weights: kept f32
+  kLinear,       // one or more sources stacked along rows (fused qkv)
+  kGateUp,       // two sources of equal shape, gate and up, for Epilogue::kSiluMul
+  kEmbedding,    // rows looked up by token; with tied embeddings also used by LogitsOp
+};
+
+// A packed weight, owned by the backend that made it. Immutable, shared between models.
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  int64_t rows = 0, cols = 0;
+  size_t bytes = 0;
+};
+
+// K and V pools of every layer, [n_blocks, n_kv_heads, 64, head_dim] each: one head's block is contiguous.
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  // Copies the first n_positions of block `from` to block `to`, in every layer and head.
+  virtual void copy_block(int32_t from, int32_t to, int32_t n_positions) = 0;
+  // Fills a block with NaN: tests do so to prove that unwritten slots are never read.
+  virtual void poison_block(int32_t block) = 0;
+};
+
+// Per layer and expert: how many rows were routed there since the counts were last reset, [n_layers * n_experts].
+using ExpertCounts = std::vector<int64_t>;
+
+// A program compiled for one backend, with its activations for up to max_rows rows. Not thread safe; one per engine.
+class Executable {
+ public:
+  virtual ~Executable() = default;
+  // Runs one step. logits: [batch.logits_rows.size(), vocab] f32, every element is written.
+  virtual void run(const StepBatch& batch, KvCache& cache, float* logits) = 0;
+  // After the next run, `observer` has been called with every buffer written, in program order (host f32 copies,
+  // [n_rows, cols]). For parity tests; null switches it off.
+  using Observer = std::function<void(std::string_view name, int64_t rows, int64_t cols, const float* values)>;
+  virtual void observe(Observer observer) = 0;
+  virtual ExpertCounts expert_counts() const { return {}; }
+};
+
+// One class per device implements this. Thread safe; lives as long as the process (engine/runtime owns it).
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;  // "cpu", "reference", "cuda:0"
+  // Bytes that pack() will need for this weight, so that a load can be refused before memory is touched.
+  virtual int64_t packed_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t cols) const = 0;
+  // Reads and packs in parallel. Throws Error(kOutOfMemory) and what the sources throw.
+  virtual std::unique_ptr<Weight> pack(WeightUse use, WeightFormat format, std::span<const MatrixSource> sources) = 0;
+  virtual int64_t kv_block_bytes(const Program& program, DType dtype) const = 0;  // K and V, all layers, one block
+  virtual std::unique_ptr<KvCache> create_kv_cache(const Program& program, DType dtype, int64_t n_blocks) = 0;
+  // `weights[id]` for every WeightId of the program; they outlive the executable (shared_ptr held by it).
+  virtual std::unique_ptr<Executable> compile(std::shared_ptr<const Program> program,
+                                              std::vector<std::shared_ptr<const Weight>> weights, int64_t max_rows,
+                                              int64_t max_positions) = 0;
+};
+
+// cpu/backend.cc: kernels chosen by what the machine can do. `isa`: "auto", "scalar", "avx2", "avx512", "avx512bf16";
+// a level that the machine lacks throws Error(kUnsupported). threads: 0 = physical cores (affinity and cgroup limits kept).
+std::unique_ptr<Backend> create_cpu_backend(int threads, std::string_view isa);
+// cpu/reference/backend.cc: scalar, f32, single threaded, short. The oracle of every fast path.
+std::unique_ptr<Backend> create_reference_backend();
+
+}  // namespace qwen3
