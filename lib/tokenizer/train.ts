@@ -204,7 +204,10 @@ class PairCounts {
   addWord(word: Word, index: number): void {
     this.visit(word, (key) => {
       let entry = this.pairs.get(key)
-      if (!entry) this.pairs.set(key, (entry = { count: 0, words: new Set() }))
+      if (!entry) {
+        entry = { count: 0, words: new Set() }
+        this.pairs.set(key, entry)
+      }
       entry.count += word.count
       entry.words.add(index)
     })
