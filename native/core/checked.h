@@ -11,7 +11,8 @@ namespace qwen3 {
 inline int64_t checked_mul(int64_t a, int64_t b) {
   int64_t out;
   if (a < 0 || b < 0 || __builtin_mul_overflow(a, b, &out)) {
-    throw Error(ErrorCode::kInvalidArgument, "a size overflows 64 bits; the model or option that asked for it is not usable");
+    throw Error(ErrorCode::kInvalidArgument,
+                "a size overflows 64 bits; the model or option that asked for it is not usable");
   }
   return out;
 }
@@ -19,7 +20,8 @@ inline int64_t checked_mul(int64_t a, int64_t b) {
 inline int64_t checked_add(int64_t a, int64_t b) {
   int64_t out;
   if (a < 0 || b < 0 || __builtin_add_overflow(a, b, &out)) {
-    throw Error(ErrorCode::kInvalidArgument, "a size overflows 64 bits; the model or option that asked for it is not usable");
+    throw Error(ErrorCode::kInvalidArgument,
+                "a size overflows 64 bits; the model or option that asked for it is not usable");
   }
   return out;
 }

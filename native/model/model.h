@@ -12,17 +12,19 @@
 
 namespace qwen3 {
 
-// Where one checkpoint tensor lies. Offsets were checked against the file's size in TypeScript and are checked again here.
+// Where one checkpoint tensor lies. Offsets were checked against the file's size in TypeScript and are checked again
+// here.
 struct TensorRef {
-  std::string name;      // "model.layers.0.self_attn.q_proj.weight"
-  std::string path;      // file; empty for random weights
-  int64_t offset = 0;    // bytes from the start of the file
+  std::string name;    // "model.layers.0.self_attn.q_proj.weight"
+  std::string path;    // file; empty for random weights
+  int64_t offset = 0;  // bytes from the start of the file
   int64_t bytes = 0;
   DType dtype = DType::kBF16;
   std::vector<int64_t> shape;
 };
 
-// What the weights come from: files, or the seeded generator of `random:` models (a function of seed, tensor and index).
+// What the weights come from: files, or the seeded generator of `random:` models (a function of seed, tensor and
+// index).
 struct WeightsSource {
   std::vector<TensorRef> tensors;
   bool random = false;
@@ -62,7 +64,8 @@ class Model {
 std::shared_ptr<const Program> record_forward(const ModelConfig& config, const std::optional<YarnConfig>& yarn,
                                               DType linear_input);
 
-// YaRN NTK-by-parts inverse frequencies and attention factor in f64 (arXiv 2309.00071, section 3.2); unscaled when !yarn.
+// YaRN NTK-by-parts inverse frequencies and attention factor in f64 (arXiv 2309.00071, section 3.2); unscaled when
+// !yarn.
 Program::RopeTable rope_table(const ModelConfig& config, const std::optional<YarnConfig>& yarn);
 
 }  // namespace qwen3

@@ -26,10 +26,10 @@ enum class WeightFormat : uint8_t { kF32, kBF16 };
 
 // How a weight is going to be used decides its packed layout.
 enum class WeightUse : uint8_t {
-  kVector,       // norm weights: kept f32
-  kLinear,       // one or more sources stacked along rows (fused qkv)
-  kGateUp,       // two sources of equal shape, gate and up, for Epilogue::kSiluMul
-  kEmbedding,    // rows looked up by token; with tied embeddings also used by LogitsOp
+  kVector,     // norm weights: kept f32
+  kLinear,     // one or more sources stacked along rows (fused qkv)
+  kGateUp,     // two sources of equal shape, gate and up, for Epilogue::kSiluMul
+  kEmbedding,  // rows looked up by token; with tied embeddings also used by LogitsOp
 };
 
 // A packed weight, owned by the backend that made it. Immutable, shared between models.
@@ -59,8 +59,8 @@ class Executable {
   virtual ~Executable() = default;
   // Runs one step. logits: [batch.logits_rows.size(), vocab] f32, every element is written.
   virtual void run(const StepBatch& batch, KvCache& cache, float* logits) = 0;
-  // After the next run, `observer` has been called with every buffer written, in program order (host f32 copies,
-  // [n_rows, cols]). For parity tests; null switches it off.
+  // During every later run, `observer` is called after each operation but logits with its Program::op_names entry and
+  // the buffer that it wrote (host f32 copy, [n_rows, cols]). For parity tests; null switches it off.
   using Observer = std::function<void(std::string_view name, int64_t rows, int64_t cols, const float* values)>;
   virtual void observe(Observer observer) = 0;
   virtual ExpertCounts expert_counts() const { return {}; }
@@ -71,7 +71,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;  // "cpu", "reference", "cuda:0"
-  // Bytes that pack() will need for this weight, so that a load can be refused before memory is touched.
+  // Bytes that pack() will need for this weight, so that a load can be refused before memory is touched. `rows` is the
+  // total of the stacked sources (kGateUp: gate and up together; kVector: n elements are n rows of 1 col).
   virtual int64_t packed_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t cols) const = 0;
   // Reads and packs in parallel. Throws Error(kOutOfMemory) and what the sources throw.
   virtual std::unique_ptr<Weight> pack(WeightUse use, WeightFormat format, std::span<const MatrixSource> sources) = 0;
@@ -84,7 +85,8 @@ class Backend {
 };
 
 // cpu/backend.cc: kernels chosen by what the machine can do. `isa`: "auto", "scalar", "avx2", "avx512", "avx512bf16";
-// a level that the machine lacks throws Error(kUnsupported). threads: 0 = physical cores (affinity and cgroup limits kept).
+// a level that the machine lacks throws Error(kUnsupported). threads: 0 = physical cores (affinity and cgroup limits
+// kept).
 std::unique_ptr<Backend> create_cpu_backend(int threads, std::string_view isa);
 // cpu/reference/backend.cc: scalar, f32, single threaded, short. The oracle of every fast path.
 std::unique_ptr<Backend> create_reference_backend();

@@ -25,9 +25,9 @@ struct StepSequence {
 
 // What a forward pass reads: many sequences at once, prefill chunks and decode rows mixed freely.
 struct StepBatch {
-  std::span<const int32_t> tokens;            // [n_rows], each in [0, vocab)
-  std::span<const StepSequence> sequences;    // cover the rows, ascending and without gaps
-  std::span<const int32_t> logits_rows;       // [n_logits], ascending rows whose logits are wanted
+  std::span<const int32_t> tokens;          // [n_rows], each in [0, vocab)
+  std::span<const StepSequence> sequences;  // cover the rows, ascending and without gaps
+  std::span<const int32_t> logits_rows;     // [n_logits], ascending rows whose logits are wanted
 };
 
 }  // namespace qwen3
