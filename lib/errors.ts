@@ -32,3 +32,32 @@ export class Qwen3Error extends Error {
     if (options.subject) this.subject = options.subject
   }
 }
+
+/**
+ * What a cancelled call rejects with: code `ABORTED`, `cause` the signal's reason, and the `name` that web APIs use
+ * (`TimeoutError` when the signal timed out, else `AbortError`), so that existing handlers recognise it.
+ */
+export function abortedError(reason: unknown, message = 'The call was aborted.'): Qwen3Error {
+  const error = new Qwen3Error('ABORTED', message, { cause: reason })
+  const timedOut =
+    typeof reason === 'object' && reason !== null && (reason as { name?: unknown }).name === 'TimeoutError'
+  error.name = timedOut ? 'TimeoutError' : 'AbortError'
+  return error
+}
+
+/** Throws {@link abortedError} when the signal is aborted already. */
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw abortedError(signal.reason)
+}
+
+/** How a value is shown in "expected / received" messages: short, on one line, and never the caller's data in full. */
+export function received(value: unknown): string {
+  if (typeof value === 'string')
+    return value.length > 60 ? `a string of ${value.length} characters` : JSON.stringify(value)
+  if (typeof value === 'bigint') return `${value}n`
+  if (typeof value === 'function') return 'a function'
+  if (typeof value === 'symbol') return 'a symbol'
+  if (Array.isArray(value)) return `an array of ${value.length} items`
+  if (typeof value === 'object' && value !== null) return 'an object'
+  return String(value)
+}

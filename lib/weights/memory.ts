@@ -1,0 +1,77 @@
+import { Qwen3Error, received } from '../errors'
+import type { NativeYarn } from '../native'
+import type { ModelDescription } from './describe'
+import { expectedTensors } from './tensors'
+
+export interface MemoryEstimate {
+  weightBytes: number
+  kvBytesPerToken: number
+  /** For `sequences` sequences of `contextLength` tokens, in whole blocks. */
+  kvCacheBytes: number
+  totalBytes: number
+}
+
+export interface MemoryOptions {
+  contextLength: number
+  weights: 'f32' | 'bf16'
+  kvCache: 'f32' | 'bf16'
+  /** Sequences of full length that are kept at once; default 1. */
+  sequences?: number
+}
+
+/** Tokens of one block of the paged cache. */
+const BLOCK = 64
+
+/**
+ * What a model takes in memory, from its description alone: every matrix in the chosen format, norms in f32, and keys and
+ * values of every layer, [2, n_kv_heads, head_dim] a token. Packing may add padding of a few percent on top.
+ */
+export function estimateMemory(description: Pick<ModelDescription, 'config'>, options: MemoryOptions): MemoryEstimate {
+  const { config } = description
+  const { contextLength, sequences = 1 } = options
+  for (const [name, value] of Object.entries({ contextLength, sequences })) {
+    if (!Number.isSafeInteger(value) || value < 1) {
+      throw new Qwen3Error(
+        'INVALID_ARGUMENT',
+        `${name}: expected a positive whole number, received ${received(value)}.`,
+        { subject: name },
+      )
+    }
+  }
+  const weight = options.weights === 'f32' ? 4 : 2
+  let weightBytes = 0
+  for (const { shape } of expectedTensors(config)) {
+    weightBytes += shape.length === 1 ? shape[0]! * 4 : shape[0]! * shape[1]! * weight
+  }
+  const kvBytesPerToken = 2 * config.layers * config.kvHeads * config.headDim * (options.kvCache === 'f32' ? 4 : 2)
+  const kvCacheBytes = Math.ceil(contextLength / BLOCK) * BLOCK * sequences * kvBytesPerToken
+  return { weightBytes, kvBytesPerToken, kvCacheBytes, totalBytes: weightBytes + kvCacheBytes }
+}
+
+/** Number of parameters; tied embeddings count once. */
+export function countParameters(config: ModelDescription['config']): number {
+  return expectedTensors(config).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)
+}
+
+/**
+ * The YaRN scaling for a context: none when `rope` is `'none'` or nothing has to be stretched. The factor is the explicit
+ * one; else, under `'static'`, the config's own (so that results equal other engines'); else contextLength / native window.
+ */
+export function yarnFor(
+  description: Pick<ModelDescription, 'config' | 'yarn'>,
+  options: { contextLength: number; yarnFactor?: number; rope: 'auto' | 'static' | 'none' },
+): NativeYarn | undefined {
+  if (options.rope === 'none') return undefined
+  const window = description.config.nativeWindow
+  const needed = Math.max(1, options.contextLength / window)
+  const own = options.rope === 'static' ? description.yarn?.factor : undefined
+  const factor = options.yarnFactor ?? Math.max(own ?? 1, needed)
+  if (factor === 1) return undefined
+  return {
+    betaFast: 32,
+    betaSlow: 1,
+    ...description.yarn,
+    originalMaxPositionEmbeddings: window,
+    factor,
+  }
+}
