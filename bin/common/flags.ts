@@ -1,0 +1,148 @@
+/** Flags that several subcommands share, and their translation into the options of the API. */
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { ChatOptions, LoadOptions } from '../../lib/index'
+
+/** Parses a number; its range is the library's business, which says expected and received. */
+export function number(text: string): number {
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('expected a number.')
+  return value
+}
+
+export function integer(text: string): number {
+  const value = number(text)
+  if (!Number.isSafeInteger(value)) throw new InvalidArgumentError('expected a whole number.')
+  return value
+}
+
+export function positiveInteger(text: string): number {
+  const value = integer(text)
+  if (value < 1) throw new InvalidArgumentError('expected a whole number of at least 1.')
+  return value
+}
+
+/** `512M`, `2GiB`, `1000000`: units are powers of 1,024. */
+export function byteCount(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([KMGT])?(?:iB|B)?$/i.exec(text.trim())
+  if (!match) throw new InvalidArgumentError('expected a size such as 512M or 2G.')
+  const power = match[2] ? 'KMGT'.indexOf(match[2].toUpperCase()) + 1 : 0
+  return Math.floor(Number(match[1]) * 1024 ** power)
+}
+
+const collect = (value: string, previous: string[] = []) => [...previous, value]
+
+export interface LoadFlags {
+  model: string
+  device?: string
+  weights?: 'auto' | 'f32' | 'bf16'
+  kvCache?: 'auto' | 'f32' | 'bf16'
+  context?: number
+  threads?: number
+  kvCacheBytes?: number
+  rope?: 'auto' | 'static' | 'none'
+  yarnFactor?: number
+}
+
+/** --model and how to load it. */
+export function addLoadFlags(command: Command): Command {
+  return command
+    .optionsGroup('Model:')
+    .option('-m, --model <name>', 'nano, nano-moe, random:<row>, or the path of a model directory', 'nano')
+    .option('--context <tokens>', 'tokens per conversation; default: what fits', positiveInteger)
+    .option('--threads <n>', 'worker threads; default: physical cores', positiveInteger)
+    .option('--device <name>', 'auto or cpu')
+    .addOption(new Option('--weights <format>', 'format in memory').choices(['auto', 'f32', 'bf16']))
+    .addOption(new Option('--kv-cache <type>', 'element type of the KV cache').choices(['auto', 'f32', 'bf16']))
+    .option('--kv-cache-bytes <size>', 'size of the KV cache, such as 2G', byteCount)
+    .addOption(
+      new Option('--rope <mode>', 'long contexts: YaRN per sequence, always, or never').choices([
+        'auto',
+        'static',
+        'none',
+      ]),
+    )
+    .option('--yarn-factor <x>', 'context extension factor', number)
+}
+
+export function loadOptions(flags: LoadFlags): LoadOptions {
+  return defined({
+    device: flags.device,
+    weights: flags.weights,
+    kvCache: flags.kvCache,
+    contextLength: flags.context,
+    threads: flags.threads,
+    kvCacheBytes: flags.kvCacheBytes,
+    rope: flags.rope,
+    yarnFactor: flags.yarnFactor,
+  })
+}
+
+export interface AnswerFlags {
+  think?: boolean
+  budget?: number
+  deadline?: number
+  reserve?: number
+  maxTokens?: number
+  temperature?: number
+  topP?: number
+  topK?: number
+  minP?: number
+  presencePenalty?: number
+  frequencyPenalty?: number
+  repetitionPenalty?: number
+  seed?: number
+  stop?: string[]
+}
+
+/** How long to think and how to sample. Without a flag the model's own settings count, then Qwen3's advice for the mode. */
+export function addAnswerFlags(command: Command): Command {
+  return command
+    .optionsGroup('Thinking:')
+    .option('--think', 'think before answering (the default where the model can)')
+    .option('--no-think', 'answer at once')
+    .option('--budget <tokens>', 'most tokens of thinking; 0 = none', integer)
+    .option('--deadline <ms>', 'most milliseconds of thinking', number)
+    .option('--reserve <tokens>', 'tokens kept for the answer', integer)
+    .optionsGroup('Sampling:')
+    .option('--max-tokens <n>', 'most generated tokens; default: the remaining context', integer)
+    .option('--temperature <x>', '0 = greedy (advised against when thinking)', number)
+    .option('--top-p <x>', 'keep the likeliest tokens up to this mass', number)
+    .option('--top-k <n>', 'keep the n likeliest tokens; 0 = all', integer)
+    .option('--min-p <x>', 'drop tokens below this share of the likeliest', number)
+    .option('--presence-penalty <x>', 'against tokens generated before', number)
+    .option('--frequency-penalty <x>', 'the same, per occurrence', number)
+    .option('--repetition-penalty <x>', 'divides the logits of tokens seen before; 1 = off', number)
+    .option('--seed <n>', 'same seed, same answer; default: random, printed by --stats', integer)
+    .option('--stop <text>', 'end the answer before this text (may be repeated)', collect)
+}
+
+export function answerOptions(flags: AnswerFlags): ChatOptions {
+  return defined({
+    thinking: flags.think,
+    thinkingBudget: flags.budget,
+    thinkingDeadlineMs: flags.deadline,
+    answerReserve: flags.reserve,
+    maxTokens: flags.maxTokens,
+    temperature: flags.temperature,
+    topP: flags.topP,
+    topK: flags.topK,
+    minP: flags.minP,
+    presencePenalty: flags.presencePenalty,
+    frequencyPenalty: flags.frequencyPenalty,
+    repetitionPenalty: flags.repetitionPenalty,
+    seed: flags.seed,
+    stop: flags.stop,
+  })
+}
+
+/** The entries that were given: an absent flag must leave the default to the library. */
+export function defined<T extends object>(options: T): Partial<T> {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Partial<T>
+}
+
+/** Help that teaches: examples below the list of options. */
+export function examples(command: Command, pairs: [line: string, meaning: string][]): Command {
+  const width = Math.max(...pairs.map(([line]) => line.length))
+  const lines = pairs.map(([line, meaning]) => `  ${line.padEnd(width)}  ${meaning}`)
+  return command.addHelpText('after', `\nExamples:\n${lines.join('\n')}`)
+}
