@@ -2,6 +2,9 @@
  * The only file that touches the addon: its types, its loading, and a message that explains how to fix a failed load.
  * Everything here is internal; policy lives in the files that call it.
  */
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { errorCodes, Qwen3Error, type Qwen3ErrorCode } from './errors'
 
 export type NativeDType = 'f32' | 'f16' | 'bf16'
 
@@ -104,7 +107,7 @@ export interface NativeRequest {
 }
 
 /** Values of {@link NativeOutput.segments}: engine/request.h `Segment`. */
-export const enum NativeSegment {
+export enum NativeSegment {
   Prompt = 0,
   Think = 1,
   Closing = 2,
@@ -177,12 +180,96 @@ export interface NativeModel {
 export interface NativeAddon {
   abiVersion: number
   cpuInfo(): { isa: string; levels: string[]; physicalCores: number; memoryBytes: number; availableBytes: number }
-  /** One function per environment receives every model's outputs; called at most once per event loop turn. */
+  /**
+   * One function per environment receives every model's outputs: at most one call is pending, and it brings all that was
+   * produced since the last one, merged per request.
+   */
   setOutputHandler(handler: (outputs: NativeOutput[]) => void): void
-  /** Sizes that a load would take, without touching memory. */
-  plan(spec: NativeLoadSpec): { weightBytes: number; blockBytes: number }
+  /** Sizes that a load would take, without touching the model's files; `blockBytes`: keys and values of 64 tokens. */
+  plan(spec: NativeLoadSpec): Promise<{ weightBytes: number; blockBytes: number }>
   load(
     spec: NativeLoadSpec,
     onProgress: (doneBytes: number, totalBytes: number) => void,
   ): { promise: Promise<NativeModel>; abort(): void }
+}
+
+/** The protocol's number; `kAbiVersion` in native/node/addon.cc. */
+const ABI_VERSION = 1
+
+/** The folder of package.json, found upwards from this file: from dist/ and from source alike. */
+export function packageRoot(): string {
+  for (let folder = __dirname; folder !== dirname(folder); folder = dirname(folder)) {
+    if (existsSync(join(folder, 'package.json'))) return folder
+  }
+  throw new Qwen3Error('INTERNAL', `No package.json above ${__dirname}: the package is incomplete; reinstall qwen3.`)
+}
+
+let loaded: NativeAddon | undefined
+const receivers = new Map<number, (output: NativeOutput) => void>()
+
+/** The addon of this thread. Throws `ADDON_NOT_FOUND` with what to do about it; a later call tries again. */
+export function loadAddon(): NativeAddon {
+  if (loaded) return loaded
+  const addon = requireAddon(packageRoot())
+  if (addon.abiVersion !== ABI_VERSION) {
+    throw new Qwen3Error(
+      'ADDON_NOT_FOUND',
+      `The native addon speaks protocol ${addon.abiVersion}, this version of qwen3 needs ${ABI_VERSION}. Run \`npx qwen3 build\`, or delete the package's build folder.`,
+    )
+  }
+  addon.setOutputHandler(dispatch)
+  loaded = addon
+  return addon
+}
+
+function requireAddon(root: string): NativeAddon {
+  try {
+    // node-gyp-build only loads: build/Release first, then the prebuilt for this platform, architecture and libc.
+    return (require('node-gyp-build') as (directory: string) => NativeAddon)(root)
+  } catch (cause) {
+    const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined
+    const libc = report?.header?.glibcVersionRuntime
+    const platform = `${process.platform}-${process.arch}${libc ? `, glibc ${libc}` : ''}, Node ${process.versions.node}`
+    throw new Qwen3Error(
+      'ADDON_NOT_FOUND',
+      `No native addon could be loaded for ${platform}. Run \`npx qwen3 build\` to compile it here (needs a C++20 compiler and CMake 3.18 or later). Reason: ${(cause as Error).message.trim()}`,
+      { subject: `${process.platform}-${process.arch}`, cause },
+    )
+  }
+}
+
+function dispatch(outputs: NativeOutput[]): void {
+  for (const output of outputs) {
+    const receiver = receivers.get(output.id)
+    if (output.finished) receivers.delete(output.id)
+    receiver?.(output)
+  }
+}
+
+/** Queues a request; `receiver` gets its outputs, the last one with `finished`. Never called before this returns. */
+export function submitRequest(
+  model: NativeModel,
+  request: NativeRequest,
+  receiver: (output: NativeOutput) => void,
+): number {
+  const id = translateErrors(() => model.submit(request))
+  receivers.set(id, receiver)
+  return id
+}
+
+/** Runs a call into the addon; its errors come out as {@link Qwen3Error} with the caller's stack. */
+export function translateErrors<T>(call: () => T): T {
+  try {
+    return call()
+  } catch (error) {
+    throw fromNativeError(error)
+  }
+}
+
+/** An error of the addon as {@link Qwen3Error}. */
+export function fromNativeError(error: unknown): Qwen3Error {
+  if (error instanceof Qwen3Error) return error
+  const { code, message, subject } = error as { code?: string; message?: string; subject?: string }
+  const known = code !== undefined && code in errorCodes ? (code as Qwen3ErrorCode) : 'INTERNAL'
+  return new Qwen3Error(known, message ?? String(error), { subject, ...(known === 'INTERNAL' && { cause: error }) })
 }

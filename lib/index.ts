@@ -1,0 +1,22 @@
+/// <reference lib="esnext.disposable" />
+/** The public API. */
+export { Qwen3Error, type Qwen3ErrorCode } from './errors'
+export { type ModelInfo, type ModelStats, Qwen3, type RenderOptions } from './model'
+export { type DecodeOptions, type EncodeOptions, type StreamDecoder, Tokenizer } from './tokenizer'
+export type {
+  AbortedError,
+  ChatEvent,
+  ChatMessage,
+  ChatOptions,
+  ChatResult,
+  ChatStream,
+  FinishReason,
+  GenerateOptions,
+  LoadOptions,
+  ModelName,
+  ThinkingStop,
+  TokenLogprob,
+  Tool,
+  ToolCall,
+  Usage,
+} from './types'

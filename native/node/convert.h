@@ -1,0 +1,30 @@
+#pragma once
+
+#include <napi.h>
+
+#include <string>
+
+#include "engine/engine.h"
+#include "engine/request.h"
+#include "model/model.h"
+
+namespace qwen3::node {
+
+// The shapes of lib/native.ts as engine structures and back. Reading checks types and ranges again, so that a wrong
+// call is Error(kInvalidArgument, field) and never undefined behaviour; meaning is validated in lib/ and by the engine.
+
+struct LoadSpec {
+  std::string key, device;
+  ModelConfig config;
+  WeightsSource source;
+  WeightFormat weights = WeightFormat::kBF16;
+  int threads = 0;
+  EngineOptions engine;
+};
+
+LoadSpec load_spec_from_js(const Napi::Value& value);
+Request request_from_js(const Napi::Value& value);
+Napi::Object output_to_js(Napi::Env env, const RequestOutput& output);
+Napi::Object stats_to_js(Napi::Env env, const EngineStats& stats);
+
+}  // namespace qwen3::node
