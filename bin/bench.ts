@@ -18,7 +18,7 @@ export function addBench(program: Command): void {
     .command('bench')
     .summary('tokens per second of prefill and decode')
     .description(
-      'Measures this machine: random prompts (so that no prefix is cached), then generation without an end token. One warm-up\n' +
+      'Measures this machine: random prompts (so that no prefix is cached), then generation without an end token. One warm-up ' +
         'run is not counted; the median of the others is printed.',
     )
     .option('--prompt <tokens>', 'tokens of the prompt', positiveInteger, 512)

@@ -14,7 +14,7 @@ export function addBuild(program: Command): void {
     .command('build')
     .summary('compile the native addon for this machine')
     .description(
-      'Needed only where no prebuilt addon fits (qwen3 doctor says so). Uses CMake, a C++20 compiler and make or ninja; the\n' +
+      'Needed only where no prebuilt addon fits (qwen3 doctor says so). Uses CMake, a C++20 compiler and make or ninja; the ' +
         'headers come with the package, nothing is downloaded.',
     )
     .option('--jobs <n>', 'parallel compilations', positiveInteger, Math.max(1, cpus().length))

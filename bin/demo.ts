@@ -29,7 +29,7 @@ export function addDemo(program: Command): void {
     .command('demo')
     .summary('one problem at three thinking budgets, side by side')
     .description(
-      'The model that ships with the package answers one problem three times at once: without thinking, with at most 64 tokens\n' +
+      'The model that ships with the package answers one problem three times at once: without thinking, with at most 64 tokens ' +
         'of thinking, and with at most 256. Thinking is dimmed; a cut thought is wrapped up and answered from what is there.',
     )
     .option('-m, --model <name>', 'nano, nano-moe, or the path of a model directory', 'nano')

@@ -66,7 +66,7 @@ async function inspect(name: string, flags: InspectFlags): Promise<void> {
       `  ${format}`,
       `${size(totalBytes)} = weights ${size(weightBytes)} + KV cache ${size(kvCacheBytes)} (${size(kvBytesPerToken)} a token)`,
     )
-  row('  free now', size(freemem()))
+  row('  available now', size(freemem()))
   if (flags.tensors)
     for (const { name: tensor, dtype, shape, bytes } of model.tensors)
       out.write(`${tensor}  ${dtype} [${shape.join(', ')}]  ${size(bytes)}\n`)
@@ -106,12 +106,13 @@ function rows(model: ModelDescription): [string, string][] {
     ],
     ['layers', `${config.layers}, hidden ${config.hidden}`],
     ['attention', `${config.qHeads} query heads, ${config.kvHeads} key/value heads, head_dim ${config.headDim}`],
-    ['feed-forward', `${config.ffn}${sparse > 0 ? ` in ${config.layers - sparse} layers` : ''}`],
   ]
+  const dense = config.layers - sparse
+  if (dense > 0) list.push(['feed-forward', `${config.ffn}${sparse > 0 ? ` in ${dense} layers` : ''}`])
   if (sparse > 0)
     list.push([
       'experts',
-      `${config.experts}, ${config.topKExperts} active, ${config.moeFfn} each, in ${sparse} layers`,
+      `${config.experts}, ${config.topKExperts} active, feed-forward ${config.moeFfn} each, in ${sparse} layers`,
     ])
   list.push(['vocabulary', `${config.vocab.toLocaleString('en')} rows`])
   list.push([

@@ -9,6 +9,7 @@ import {
   addAnswerFlags,
   addLoadFlags,
   answerOptions,
+  defined,
   examples,
   integer,
   type LoadFlags,
@@ -34,7 +35,7 @@ export function addRun(program: Command): void {
     .command('run')
     .summary('one answer')
     .description(
-      'Answers one prompt. The prompt comes from the arguments, from stdin, or from both: then the arguments come first and\n' +
+      'Answers one prompt. The prompt comes from the arguments, from stdin, or from both: then the arguments come first and ' +
         'the piped text follows. On a terminal the thinking is printed dimmed; into a pipe goes the answer alone.',
     )
     .argument('[prompt...]', 'the prompt; words are joined with spaces')
@@ -73,7 +74,7 @@ async function run(words: string[], flags: RunFlags): Promise<void> {
       const options = {
         ...answerOptions(flags),
         signal,
-        ...(flags.logprobs === undefined ? {} : { logprobs: flags.logprobs }),
+        ...defined({ logprobs: flags.logprobs }),
       }
       const messages: ChatMessage[] = [{ role: 'user', content: prompt }]
       if (flags.system !== undefined) messages.unshift({ role: 'system', content: flags.system })

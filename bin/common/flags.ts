@@ -92,6 +92,7 @@ export interface AnswerFlags {
   repetitionPenalty?: number
   seed?: number
   stop?: string[]
+  ignoreEos?: boolean
 }
 
 /** How long to think and how to sample. Without a flag the model's own settings count, then Qwen3's advice for the mode. */
@@ -114,6 +115,7 @@ export function addAnswerFlags(command: Command): Command {
     .option('--repetition-penalty <x>', 'divides the logits of tokens seen before; 1 = off', number)
     .option('--seed <n>', 'same seed, same answer; default: random, printed by --stats', integer)
     .option('--stop <text>', 'end the answer before this text (may be repeated)', collect)
+    .option('--ignore-eos', 'go on after an end token, up to --max-tokens')
 }
 
 export function answerOptions(flags: AnswerFlags): ChatOptions {
@@ -132,6 +134,7 @@ export function answerOptions(flags: AnswerFlags): ChatOptions {
     repetitionPenalty: flags.repetitionPenalty,
     seed: flags.seed,
     stop: flags.stop,
+    ignoreEos: flags.ignoreEos,
   })
 }
 
