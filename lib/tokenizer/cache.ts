@@ -1,8 +1,5 @@
 /** Ids of the words met before, keyed by their UTF-16 units without making strings. */
 
-/** Longer words are rare and are merged each time. */
-export const MAX_CACHED_UNITS = 48
-
 const SLOTS = 1 << 16
 const UNITS = 1 << 18
 const IDS = 1 << 18
@@ -19,7 +16,7 @@ export class WordCache {
   private idsUsed = 0
 
   /** Hash of `units[start, end)`. */
-  static hash(units: Uint16Array, start: number, end: number): number {
+  hash(units: Uint16Array, start: number, end: number): number {
     let h = end - start
     for (let i = start; i < end; i++) h = Math.imul(h ^ units[i]!, 0x9e3779b1) ^ (h >>> 15)
     return h ^ (h >>> 16)

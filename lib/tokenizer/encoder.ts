@@ -1,12 +1,17 @@
 /** Text to ids: well-formed units, added tokens, NFC, split, merge; whole, or in short steps. */
 import { type AddedToken, AddedTokenMatcher } from './added'
-import { MAX_CACHED_UNITS, WordCache } from './cache'
+import { WordCache } from './cache'
 import { LongMerge, Merger } from './merge'
 import { normalize } from './normalize'
 import { matchEnd } from './split'
-import { classOf, SURROGATE } from './unicode'
+import * as unicode from './unicode'
 import type { Vocabulary } from './vocab'
 
+// Bound once: compiled code reads an import through its module's object, which is slow in hot loops.
+const { classOf, SURROGATE } = unicode
+
+/** Longer words are rare and are merged each time. */
+const MAX_CACHED_UNITS = 48
 const NONE: ArrayLike<number> = []
 /** Work between two yields of the stepwise path, in units or merge steps: well below a millisecond. */
 const STEP = 4096
@@ -156,7 +161,7 @@ export class Encoder {
       return
     }
     const ids = out.reserve(256)
-    const hash = WordCache.hash(units, start, end)
+    const hash = this.cache.hash(units, start, end)
     let count = this.cache.find(units, start, end, hash, ids, out.length)
     if (count === 0) {
       count = this.merger.merge(this.bytes, this.toBytes(units, start, end))

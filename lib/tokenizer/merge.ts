@@ -2,18 +2,21 @@
  * Byte-pair encoding of one word: of all adjacent pairs the one with the lowest rank is merged, the leftmost of
  * equals first, until no pair has a merge (Sennrich et al. 2016, section 3.2).
  */
+
 import type { Vocabulary } from './vocab'
+import * as vocab from './vocab'
+
+const { NO_MERGE } = vocab
 
 /** Up to this many symbols the next merge is found by scanning; above, by a heap. */
 const SCAN_LIMIT = 24
-const NO_MERGE = 0x7fffffff
 
 /** Merges words into ids. One instance serves one call at a time; its arrays are kept between calls. */
 export class Merger {
   /** Symbols of the word after {@link merge}: the first `length` are its ids. */
   ids: Int32Array = new Int32Array(256)
-  private ranks: Int32Array = new Int32Array(256)
-  private merged: Int32Array = new Int32Array(256)
+  /** Rank of the pair of symbols i and i + 1, for words up to SCAN_LIMIT. */
+  private readonly ranks = new Int32Array(SCAN_LIMIT)
 
   constructor(private readonly vocabulary: Vocabulary) {}
 
@@ -28,44 +31,40 @@ export class Merger {
   }
 
   private mergeByScan(bytes: Uint8Array, length: number): number {
-    const { ids, ranks, merged, vocabulary } = this
-    const { byteToId, bytePairs, mergeTable } = vocabulary
+    const { ids, ranks, vocabulary } = this
+    const { byteToId, bytePairRank, mergedId } = vocabulary
     ids[0] = byteToId[bytes[0]!]!
+    let best = 0
+    let rank = NO_MERGE
     for (let i = 1; i < length; i++) {
       ids[i] = byteToId[bytes[i]!]!
-      const at = bytePairs[(bytes[i - 1]! << 8) | bytes[i]!]! - 1
-      ranks[i - 1] = at < 0 ? NO_MERGE : mergeTable[at + 2]!
-      merged[i - 1] = at < 0 ? 0 : mergeTable[at + 3]!
+      const pair = bytePairRank[(bytes[i - 1]! << 8) | bytes[i]!]!
+      ranks[i - 1] = pair
+      if (pair < rank) {
+        rank = pair
+        best = i - 1
+      }
     }
-    // ranks[i] and merged[i] describe the pair (i, i + 1); the last symbol has none.
     let count = length
-    while (count > 1) {
-      let best = 0
-      let rank = ranks[0]!
-      for (let i = 1; i < count - 1; i++) {
+    while (rank !== NO_MERGE) {
+      const merged = mergedId[rank]!
+      ids[best] = merged
+      count--
+      for (let i = best + 1; i < count; i++) {
+        ids[i] = ids[i + 1]!
+        ranks[i - 1] = ranks[i]!
+      }
+      if (best > 0) ranks[best - 1] = vocabulary.mergeRank(ids[best - 1]!, merged)
+      if (best < count - 1) ranks[best] = vocabulary.mergeRank(merged, ids[best + 1]!)
+      rank = NO_MERGE
+      for (let i = 0; i < count - 1; i++) {
         if (ranks[i]! < rank) {
           rank = ranks[i]!
           best = i
         }
       }
-      if (rank === NO_MERGE) break
-      ids[best] = merged[best]!
-      count--
-      for (let i = best + 1; i < count; i++) {
-        ids[i] = ids[i + 1]!
-        ranks[i - 1] = ranks[i]!
-        merged[i - 1] = merged[i]!
-      }
-      if (best > 0) this.lookUp(best - 1)
-      if (best < count - 1) this.lookUp(best)
     }
     return count
-  }
-
-  private lookUp(i: number): void {
-    const at = this.vocabulary.findMerge(this.ids[i]!, this.ids[i + 1]!)
-    this.ranks[i] = at < 0 ? NO_MERGE : this.vocabulary.mergeTable[at + 2]!
-    this.merged[i] = at < 0 ? 0 : this.vocabulary.mergeTable[at + 3]!
   }
 }
 
@@ -127,8 +126,8 @@ export class LongMerge {
     this.next[i] = i + 1
     this.previous[i] = i - 1
     if (i === 0) return
-    const at = vocabulary.bytePairs[(bytes[i - 1]! << 8) | bytes[i]!]! - 1
-    if (at >= 0) this.push(vocabulary.mergeTable[at + 2]! * POSITIONS + i - 1)
+    const rank = vocabulary.bytePairRank[(bytes[i - 1]! << 8) | bytes[i]!]!
+    if (rank !== NO_MERGE) this.push(rank * POSITIONS + i - 1)
   }
 
   private mergeNext(): void {
@@ -138,9 +137,8 @@ export class LongMerge {
     const rank = (key - i) / POSITIONS
     const j = ids[i]! < 0 ? length : next[i]!
     if (j >= length) return
-    const at = vocabulary.findMerge(ids[i]!, ids[j]!)
-    if (at < 0 || vocabulary.mergeTable[at + 2] !== rank) return // stale
-    ids[i] = vocabulary.mergeTable[at + 3]!
+    if (vocabulary.mergeRank(ids[i]!, ids[j]!) !== rank) return // stale
+    ids[i] = vocabulary.mergedId[rank]!
     ids[j] = -1
     const after = next[j]!
     next[i] = after
@@ -150,8 +148,8 @@ export class LongMerge {
   }
 
   private consider(i: number, j: number): void {
-    const at = this.vocabulary.findMerge(this.ids[i]!, this.ids[j]!)
-    if (at >= 0) this.push(this.vocabulary.mergeTable[at + 2]! * POSITIONS + i)
+    const rank = this.vocabulary.mergeRank(this.ids[i]!, this.ids[j]!)
+    if (rank !== NO_MERGE) this.push(rank * POSITIONS + i)
   }
 
   private push(key: number): void {

@@ -2,7 +2,10 @@
  * NFC (UAX #15) over UTF-16 units, with the oracle's tables. Not String.prototype.normalize: its Unicode version
  * changes with Node, which would change ids, and its reordering takes quadratic time on hostile runs of marks.
  */
-import { classOf, combiningClass, compositions, decompositions, MARK, NFC_MAYBE, pairKey, SURROGATE } from './unicode'
+import * as unicode from './unicode'
+
+// Bound once: compiled code reads an import through its module's object, which is slow in hot loops.
+const { classOf, combiningClass, compositions, decompositions, MARK, NFC_MAYBE, pairKey, SURROGATE } = unicode
 
 // Hangul syllables compose by arithmetic (The Unicode Standard, section 3.12).
 const S_BASE = 0xac00

@@ -7,7 +7,10 @@
  * Every code point starts one of these, so matches tile the text. Each match reads its own characters, at most
  * two beyond, and white space at most twice: linear in the length of the text.
  */
-import { classOf, LETTER, NEWLINE, NUMBER, SPACE, SURROGATE } from './unicode'
+import * as unicode from './unicode'
+
+// Bound once: compiled code reads an import through its module's object, which is slow in hot loops.
+const { classOf, LETTER, NEWLINE, NUMBER, SPACE, SURROGATE } = unicode
 
 /** The pattern as published `tokenizer.json` files carry it; any other is refused. */
 export const QWEN_PATTERN =

@@ -39,8 +39,10 @@ BYTE_TO_CHAR.forEach((char, byte) => {
 /** The text of bytes in the byte alphabet. */
 export const toByteAlphabet = (bytes: Uint8Array) => Array.from(bytes, (b) => BYTE_TO_CHAR[b]).join('')
 
-/** Slots of the merge table hold left id, right id, rank, merged id. */
+/** Slots of the merge table hold left id, right id, rank, and nothing: four to a cache line. */
 const SLOT = 4
+/** The rank of pairs that do not merge: above all ranks. */
+export const NO_MERGE = 0x7fffffff
 
 export class Vocabulary {
   /** One above the highest id. */
@@ -53,11 +55,16 @@ export class Vocabulary {
   /** Id of the token that is one byte. [256] */
   readonly byteToId = new Int32Array(256)
   /** Open addressing over {@link hashPair}; the left id of a free slot is -1. [slots * 4] */
-  readonly mergeTable: Int32Array
-  readonly mergeMask: number
-  /** Slot offset + 1 of the merge of two byte tokens, by `first << 8 | second`; 0: none. [65536] */
-  readonly bytePairs = new Int32Array(65536)
-  readonly mergeCount: number
+  private readonly mergeTable: Int32Array
+  private readonly mergeMask: number
+  /** Rank of the merge of two byte tokens, by `first << 8 | second`. [65536] */
+  readonly bytePairRank = new Int32Array(65536)
+  /** The id that a merge makes, by rank. [mergeCount] */
+  readonly mergedId: Int32Array
+  /** Bit `right & 31` is set when the token merges with a right one of that kind: most look-ups end here. [size] */
+  private readonly rightKinds: Int32Array
+  /** The same for the left ones of a right token. [size] */
+  private readonly leftKinds: Int32Array
 
   constructor(source: VocabularySource) {
     const { file } = source
@@ -69,10 +76,10 @@ export class Vocabulary {
       if (id >= size) size = id + 1
     }
     for (const { id } of source.addedTokens) if (id >= size) size = id + 1
-    const count = ids.size + source.addedTokens.length
-    const limit = source.vocabLimit ?? 4 * count + 4096
+    const tokens = ids.size + source.addedTokens.length
+    const limit = source.vocabLimit ?? 4 * tokens + 4096
     if (size > limit) {
-      const bound = source.vocabLimit === undefined ? `${count} tokens` : `a vocab_size of ${limit}`
+      const bound = source.vocabLimit === undefined ? `${tokens} tokens` : `a vocab_size of ${limit}`
       throw bad(file, `model.vocab: id ${size - 1} does not go with ${bound}`)
     }
     this.size = size
@@ -81,26 +88,34 @@ export class Vocabulary {
     this.table = this.buildBytes(ids, source)
     this.findByteTokens(ids, file)
     const merges = this.resolveMerges(ids, source)
-    this.mergeCount = merges.length / 3
-    // At most half full, so that most failed look-ups end at their first slot.
+    const count = merges.length / 3
+    this.mergedId = new Int32Array(count)
+    this.rightKinds = new Int32Array(size)
+    this.leftKinds = new Int32Array(size)
+    // At most half full, so that most look-ups end at their first slot.
     let slots = 1024
-    while (slots < this.mergeCount * 2) slots *= 2
+    while (slots < count * 2) slots *= 2
     this.mergeMask = slots - 1
     this.mergeTable = new Int32Array(slots * SLOT).fill(-1)
-    for (let rank = 0; rank < this.mergeCount; rank++) {
-      this.insertMerge(merges[rank * 3]!, merges[rank * 3 + 1]!, rank, merges[rank * 3 + 2]!)
+    for (let rank = 0; rank < count; rank++) {
+      this.mergedId[rank] = merges[rank * 3 + 2]!
+      this.insertMerge(merges[rank * 3]!, merges[rank * 3 + 1]!, rank)
     }
-    this.indexBytePairs()
+    for (let pair = 0; pair < 65536; pair++) {
+      this.bytePairRank[pair] = this.mergeRank(this.byteToId[pair >> 8]!, this.byteToId[pair & 255]!)
+    }
   }
 
-  /** Offset of the slot of the merge of `left` and `right` in {@link mergeTable}, or -1. */
-  findMerge(left: number, right: number): number {
+  /** The rank of the merge of two tokens, or {@link NO_MERGE}. */
+  mergeRank(left: number, right: number): number {
+    if (((this.rightKinds[left]! >>> (right & 31)) & (this.leftKinds[right]! >>> (left & 31)) & 1) === 0)
+      return NO_MERGE
     const { mergeTable, mergeMask } = this
     for (let slot = hashPair(left, right) & mergeMask; ; slot = (slot + 1) & mergeMask) {
       const at = slot * SLOT
       const key = mergeTable[at]!
-      if (key === left && mergeTable[at + 1] === right) return at
-      if (key === -1) return -1
+      if (key === left && mergeTable[at + 1] === right) return mergeTable[at + 2]!
+      if (key === -1) return NO_MERGE
     }
   }
 
@@ -190,20 +205,18 @@ export class Vocabulary {
   }
 
   /** A pair that is listed twice keeps its last rank, as in the oracle. */
-  private insertMerge(left: number, right: number, rank: number, merged: number): void {
+  private insertMerge(left: number, right: number, rank: number): void {
     const { mergeTable, mergeMask } = this
     let slot = hashPair(left, right) & mergeMask
     while (mergeTable[slot * SLOT] !== -1) {
       if (mergeTable[slot * SLOT] === left && mergeTable[slot * SLOT + 1] === right) break
       slot = (slot + 1) & mergeMask
     }
-    mergeTable.set([left, right, rank, merged], slot * SLOT)
-  }
-
-  private indexBytePairs(): void {
-    for (let pair = 0; pair < 65536; pair++) {
-      this.bytePairs[pair] = this.findMerge(this.byteToId[pair >> 8]!, this.byteToId[pair & 255]!) + 1
-    }
+    mergeTable[slot * SLOT] = left
+    mergeTable[slot * SLOT + 1] = right
+    mergeTable[slot * SLOT + 2] = rank
+    this.rightKinds[left]! |= 1 << (right & 31)
+    this.leftKinds[right]! |= 1 << (left & 31)
   }
 }
 
