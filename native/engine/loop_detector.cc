@@ -1,0 +1,48 @@
+#include "engine/loop_detector.h"
+
+#include <algorithm>
+
+namespace qwen3 {
+
+uint64_t LoopDetector::hash_at(int64_t position) const {
+  uint64_t hash = 0x9e3779b97f4a7c15u;
+  for (int64_t i = position - kGram + 1; i <= position; ++i) {
+    hash = (hash ^ static_cast<uint32_t>(tokens_[i])) * 0x100000001b3u;
+  }
+  return hash ^ (hash >> 29);
+}
+
+void LoopDetector::remember(uint64_t hash, int64_t position) {
+  last_[hash & (last_.size() - 1)] = static_cast<int32_t>(position + 1);
+}
+
+// `previous` is where the newest n-gram stood before, by hash. Counts how far back the two agree; at most kMinTokens
+// tokens, to keep the cost constant, which is enough to judge the shortest cycles at once.
+void LoopDetector::start_candidate(int64_t previous) {
+  const int64_t here = static_cast<int64_t>(tokens_.size()) - 1;
+  period_ = here - previous;
+  run_ = 0;
+  while (run_ < kMinTokens && run_ <= previous && tokens_[here - run_] == tokens_[previous - run_]) ++run_;
+  if (run_ < kGram) period_ = 0, run_ = 0;  // another n-gram with the same slot
+}
+
+bool LoopDetector::push(int32_t token) {
+  tokens_.push_back(token);
+  const int64_t n = static_cast<int64_t>(tokens_.size());
+  if (n > static_cast<int64_t>(last_.size()) / 2) {
+    last_.assign(std::max<size_t>(last_.size() * 2, 256), 0);
+    for (int64_t i = kGram - 1; i < n - 1; ++i) remember(hash_at(i), i);
+  }
+  if (n < kGram) return false;
+  const uint64_t hash = hash_at(n - 1);
+  if (period_ > 0 && tokens_[n - 1 - period_] == token) {
+    ++run_;
+  } else {
+    period_ = run_ = 0;
+    if (const int32_t slot = last_[hash & (last_.size() - 1)]) start_candidate(slot - 1);
+  }
+  remember(hash, n - 1);
+  return period_ > 0 && run_ >= 2 * period_ && run_ + period_ >= kMinTokens;
+}
+
+}  // namespace qwen3

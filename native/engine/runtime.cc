@@ -1,0 +1,108 @@
+#include "engine/runtime.h"
+
+#include <chrono>
+#include <utility>
+
+#include "core/status.h"
+
+namespace qwen3 {
+namespace {
+
+// How long a waiting load sleeps before it looks at its cancel flag and reports progress.
+constexpr std::chrono::milliseconds kWait{20};
+
+bool cancelled(const LoadProgress& progress) {
+  return progress.cancelled && progress.cancelled->load(std::memory_order_relaxed);
+}
+
+// A model keeps the backend alive that packed its weights and that its key names.
+std::shared_ptr<const Model> with_backend(std::shared_ptr<const Model> model, std::shared_ptr<Backend> backend) {
+  struct Pair {
+    std::shared_ptr<Backend> backend;  // destroyed last
+    std::shared_ptr<const Model> model;
+  };
+  auto pair = std::make_shared<Pair>(Pair{std::move(backend), std::move(model)});
+  const Model* const raw = pair->model.get();
+  return {std::move(pair), raw};
+}
+
+}  // namespace
+
+Runtime& Runtime::get() {
+  static Runtime* const runtime = new Runtime;
+  return *runtime;
+}
+
+std::shared_ptr<Backend> Runtime::backend(const std::string& device, int threads) {
+  const bool reference = device == "reference";
+  if (!reference && device != "auto" && device != "cpu") {
+    const bool cuda = device.starts_with("cuda");
+    throw Error(ErrorCode::kUnsupported,
+                cuda ? "this version runs on the CPU only; load the model with device 'auto' or 'cpu'"
+                     : "device must be 'auto' or 'cpu', received '" + device + "'",
+                "device");
+  }
+  if (threads < 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "threads must be 0 (physical cores) or more, received " + std::to_string(threads), "threads");
+  }
+  const std::lock_guard lock(mutex_);
+  std::weak_ptr<Backend>& slot = backends_[{reference ? "reference" : "cpu", reference ? 0 : threads}];
+  std::shared_ptr<Backend> backend = slot.lock();
+  if (!backend) {
+    backend = reference ? create_reference_backend() : create_cpu_backend(threads, "auto");
+    slot = backend;
+  }
+  return backend;
+}
+
+std::shared_ptr<const Model> Runtime::load(const std::string& key, const ModelConfig& config,
+                                           const WeightsSource& source, const std::shared_ptr<Backend>& backend,
+                                           WeightFormat format, const LoadProgress& progress) {
+  const Key full_key{key, backend.get(), format};
+  std::unique_lock lock(mutex_);
+  // Entries whose model is gone and that nobody is using are dropped here, so that the map does not grow.
+  std::erase_if(models_, [&](const auto& item) {
+    return item.first != full_key && item.second.use_count() == 1 && item.second->model.expired();
+  });
+  std::shared_ptr<Entry>& slot = models_[full_key];
+  if (!slot) slot = std::make_shared<Entry>();
+  const std::shared_ptr<Entry> entry = slot;
+  for (;;) {
+    if (std::shared_ptr<const Model> model = entry->model.lock()) return model;
+    if (!entry->loading) break;
+    changed_.wait_for(lock, kWait);
+    if (cancelled(progress)) throw Error(ErrorCode::kAborted, "loading was cancelled");
+    const int64_t done = entry->done, total = entry->total;
+    if (!entry->loading || total == 0 || !progress.report) continue;
+    lock.unlock();
+    progress.report(done, total);
+    lock.lock();
+  }
+  entry->loading = true;
+  entry->done = entry->total = 0;
+  lock.unlock();
+
+  const auto finish = [&](const std::shared_ptr<const Model>& model) {
+    const std::lock_guard guard(mutex_);
+    entry->loading = false;
+    entry->model = model;
+    changed_.notify_all();
+  };
+  try {
+    LoadProgress shared = progress;
+    shared.report = [&](int64_t done, int64_t total) {
+      entry->done = done;
+      entry->total = total;
+      if (progress.report) progress.report(done, total);
+    };
+    std::shared_ptr<const Model> model = with_backend(Model::load(config, source, *backend, format, shared), backend);
+    finish(model);
+    return model;
+  } catch (...) {
+    finish(nullptr);
+    throw;
+  }
+}
+
+}  // namespace qwen3

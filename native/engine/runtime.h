@@ -1,0 +1,52 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+
+#include "model/model.h"
+#include "ops/backend.h"
+
+namespace qwen3 {
+
+// What a process shares between all its models and threads: backends and packed weights. It is the only static of the
+// engine and is never destroyed, because threads of an exiting process may still use it; the backends and weights it
+// hands out are reference counted, and it keeps neither alive itself. Thread safe.
+class Runtime {
+ public:
+  static Runtime& get();
+
+  // `device`: "auto" and "cpu" are the fast CPU backend, "reference" the scalar oracle (tests). threads: 0 = physical
+  // cores. Equal arguments give the same backend while it lives. Throws Error(kUnsupported, "device") for others.
+  std::shared_ptr<Backend> backend(const std::string& device, int threads);
+
+  // Packed weights under the caller's key (real path, mtime, ...; the format and backend are added here). While a model
+  // of that key lives it is returned at once. Of calls with one key at a time, one loads and the others wait for it,
+  // each until its own `progress.cancelled`; when the loading one fails or is cancelled, another takes over. Throws
+  // what Model::load throws.
+  std::shared_ptr<const Model> load(const std::string& key, const ModelConfig& config, const WeightsSource& source,
+                                    const std::shared_ptr<Backend>& backend, WeightFormat format,
+                                    const LoadProgress& progress);
+
+ private:
+  using Key = std::tuple<std::string, const Backend*, WeightFormat>;
+  struct Entry {
+    std::weak_ptr<const Model> model;
+    bool loading = false;
+    std::atomic<int64_t> done{0}, total{0};  // of the load that runs, for those who wait
+  };
+
+  Runtime() = default;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::pair<std::string, int>, std::weak_ptr<Backend>> backends_;
+  std::map<Key, std::shared_ptr<Entry>> models_;
+};
+
+}  // namespace qwen3

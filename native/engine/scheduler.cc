@@ -1,0 +1,195 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace qwen3 {
+namespace {
+
+void insert_by_age(std::vector<Sequence*>& list, Sequence* sequence) {
+  list.insert(std::upper_bound(list.begin(), list.end(), sequence,
+                               [](const Sequence* a, const Sequence* b) { return a->arrival < b->arrival; }),
+              sequence);
+}
+
+int64_t blocks_for(int64_t tokens) {
+  return (tokens + kBlockSize - 1) / kBlockSize;
+}
+
+}  // namespace
+
+void Scheduler::add(Sequence* sequence) {
+  sequence->arrival = next_arrival_++;
+  waiting_.push_back(sequence);
+}
+
+int32_t Scheduler::allocate() {
+  const int32_t block = pool_.allocate();
+  if (block >= 0 && options_.poison_blocks) cache_.poison_block(block);
+  return block;
+}
+
+void Scheduler::release_blocks(Sequence* s, bool keep_tail) {
+  const int64_t full = s->computed / kBlockSize;
+  if (keep_tail && s->computed % kBlockSize != 0) {
+    const std::span<const int32_t> tokens = s->tokens;
+    pool_.insert(s->cache_namespace(), full > 0 ? s->blocks[full - 1] : -1,
+                 tokens.subspan(full * kBlockSize, s->computed % kBlockSize), s->blocks[full]);
+  }
+  for (size_t i = s->blocks.size(); i-- > 0;) pool_.release(s->blocks[i]);
+  s->blocks.clear();
+  s->computed = s->recorded = 0;
+}
+
+void Scheduler::remove(Sequence* sequence, bool keep_tail) {
+  release_blocks(sequence, keep_tail);
+  std::erase(running_, sequence);
+  std::erase(waiting_, sequence);
+  if (refused_ == sequence) refused_ = nullptr;
+}
+
+void Scheduler::restart(Sequence* sequence) {
+  release_blocks(sequence, true);
+  std::erase(running_, sequence);
+  std::erase(waiting_, sequence);
+  std::erase_if(chosen_, [&](const auto& choice) { return choice.first == sequence; });
+  insert_by_age(waiting_, sequence);
+}
+
+void Scheduler::admit() {
+  while (!waiting_.empty() && static_cast<int32_t>(running_.size()) < options_.max_sequences) {
+    Sequence* const next = waiting_.front();
+    if (refused_ == next && refused_version_ == pool_.version() && !running_.empty()) return;
+    if (!try_admit(next)) {
+      refused_ = next;
+      refused_version_ = pool_.version();
+      return;
+    }
+    waiting_.erase(waiting_.begin());
+    insert_by_age(running_, next);
+  }
+}
+
+// A sequence is let in when all its tokens so far and one block for each running sequence fit, so that it does not at
+// once push out another; alone it always fits.
+bool Scheduler::try_admit(Sequence* s) {
+  PrefixHit hit;
+  // Every position of a score request is run: its logits are the result.
+  if (!s->request().want_score) hit = pool_.match(s->cache_namespace(), s->tokens, s->size() - 1);
+  const int64_t needed = blocks_for(std::min(s->size() + 1, s->limit)) - static_cast<int64_t>(hit.blocks.size());
+  const int64_t growth = static_cast<int64_t>(running_.size());
+  if (running_.empty() || pool_.available() >= needed + growth) {
+    adopt(s, hit);
+    return true;
+  }
+  if (hit.partial_block >= 0) pool_.release(hit.partial_block);
+  for (size_t i = hit.blocks.size(); i-- > 0;) pool_.release(hit.blocks[i]);
+  return false;
+}
+
+void Scheduler::adopt(Sequence* s, const PrefixHit& hit) {
+  s->blocks = hit.blocks;
+  s->recorded = static_cast<int64_t>(hit.blocks.size());
+  s->computed = s->recorded * kBlockSize;
+  if (hit.partial_block >= 0) {
+    const int32_t copy = allocate();
+    if (copy >= 0) {
+      cache_.copy_block(hit.partial_block, copy, hit.partial_tokens);
+      s->blocks.push_back(copy);
+      s->computed += hit.partial_tokens;
+    }
+    pool_.release(hit.partial_block);
+  }
+  if (!s->admitted_before) s->usage.cached_tokens = s->computed;
+  s->admitted_before = true;
+}
+
+// Makes room for positions [0, end) of a sequence. False when the sequence itself had to give way.
+bool Scheduler::ensure_blocks(Sequence* s, int64_t end) {
+  while (static_cast<int64_t>(s->blocks.size()) < blocks_for(end)) {
+    const int32_t block = allocate();
+    if (block >= 0) {
+      s->blocks.push_back(block);
+      continue;
+    }
+    Sequence* const victim = running_.back();
+    if (victim == s && running_.size() == 1)
+      throw std::logic_error("a sequence was let in that the KV pool cannot hold");
+    restart(victim);
+    ++preemptions_;
+    if (victim == s) return false;
+  }
+  return true;
+}
+
+void Scheduler::choose_decodes() {
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence* const s = running_[i];
+    if (s->size() - s->computed != 1 || s->request().want_score) continue;
+    if (ensure_blocks(s, s->size())) chosen_.emplace_back(s, 1);
+  }
+}
+
+void Scheduler::choose_prefills() {
+  const auto prefills = [](const Sequence* s) { return s->size() - s->computed > 1 || s->request().want_score; };
+  int64_t rows_left = options_.prefill_chunk, score_left = options_.score_rows;
+  int64_t sequences_left = std::count_if(running_.begin(), running_.end(), prefills);
+  for (size_t i = 0; i < running_.size() && rows_left > 0; ++i) {
+    Sequence* const s = running_[i];
+    if (!prefills(s)) continue;
+    int64_t rows =
+        std::min(s->size() - s->computed, std::max<int64_t>(1, rows_left / std::max<int64_t>(1, sequences_left)));
+    --sequences_left;
+    if (s->request().want_score) rows = std::min(rows, score_left);
+    if (rows == 0 || !ensure_blocks(s, s->computed + rows)) continue;
+    if (s->request().want_score) score_left -= rows;
+    rows_left -= rows;
+    chosen_.emplace_back(s, static_cast<int32_t>(rows));
+  }
+}
+
+void Scheduler::build() {
+  plan_.entries.clear();
+  plan_.tokens.clear();
+  plan_.sequences.clear();
+  plan_.logits_rows.clear();
+  for (const auto& [s, rows] : chosen_) {
+    const int32_t row = static_cast<int32_t>(plan_.tokens.size());
+    const int64_t end = s->computed + rows;
+    PlanEntry entry{s, rows, static_cast<int32_t>(plan_.logits_rows.size()), 0};
+    if (s->request().want_score) {
+      entry.n_logits = static_cast<int32_t>(std::min(end, s->size() - 1) - s->computed);
+    } else if (end == s->size()) {
+      entry.n_logits = 1;
+    }
+    const int32_t first = s->request().want_score ? row : row + rows - 1;
+    for (int32_t i = 0; i < entry.n_logits; ++i) plan_.logits_rows.push_back(first + i);
+    plan_.tokens.insert(plan_.tokens.end(), s->tokens.begin() + s->computed, s->tokens.begin() + end);
+    const std::span<const int32_t> blocks = s->blocks;
+    plan_.sequences.push_back(
+        {row, rows, static_cast<int32_t>(s->computed), blocks.first(blocks_for(end)), s->rope_table});
+    plan_.entries.push_back(entry);
+  }
+}
+
+const StepPlan& Scheduler::plan() {
+  chosen_.clear();
+  admit();
+  choose_decodes();
+  choose_prefills();
+  build();
+  return plan_;
+}
+
+void Scheduler::advance(const PlanEntry& entry) {
+  Sequence* const s = entry.sequence;
+  s->computed += entry.n_rows;
+  const std::span<const int32_t> tokens = s->tokens;
+  for (; (s->recorded + 1) * kBlockSize <= s->computed; ++s->recorded) {
+    const int64_t i = s->recorded;
+    s->blocks[i] = pool_.insert(s->cache_namespace(), i > 0 ? s->blocks[i - 1] : -1,
+                                tokens.subspan(i * kBlockSize, kBlockSize), s->blocks[i]);
+  }
+}
+
+}  // namespace qwen3

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/block_pool.h"
+#include "engine/sequence.h"
+#include "ops/backend.h"
+#include "ops/step.h"
+
+namespace qwen3 {
+
+// One sequence's part of a step: `n_rows` tokens from Sequence::computed on, and the logits that it wants.
+struct PlanEntry {
+  Sequence* sequence = nullptr;
+  int32_t n_rows = 0;
+  int32_t first_logit = 0, n_logits = 0;  // rows of the logits buffer
+};
+
+struct StepPlan {
+  std::vector<PlanEntry> entries;
+  std::vector<int32_t> tokens, logits_rows;
+  std::vector<StepSequence> sequences;
+  StepBatch batch() const { return {tokens, sequences, logits_rows}; }
+};
+
+// Continuous batching. Every step carries one row for each sequence that decodes, then up to prefill_chunk rows of
+// those that have more to catch up (prompts, wrap-ups, restarts), shared evenly so that a short prompt never waits for
+// a long one. Order is the order of submission. When blocks run out, the youngest running sequence gives its own back
+// and waits: its tokens are kept and computed again later, which gives the same bits. Not thread safe.
+class Scheduler {
+ public:
+  struct Options {
+    int32_t max_sequences = 64;
+    int32_t prefill_chunk = 512;
+    int32_t score_rows = 64;     // logits rows that score requests may take of one step, together
+    bool poison_blocks = false;  // tests: fill blocks of unknown contents with NaN
+  };
+  Scheduler(BlockPool& pool, KvCache& cache, const Options& options) : pool_(pool), cache_(cache), options_(options) {}
+
+  void add(Sequence* sequence);
+  // Forgets a sequence. Its computed blocks stay in the prefix cache; those of a failed step must not (keep_tail =
+  // false drops the last, partly filled one; the others were recorded after earlier steps).
+  void remove(Sequence* sequence, bool keep_tail);
+  // Gives the blocks back and queues the sequence again, by its age; the next admission computes its tokens anew.
+  void restart(Sequence* sequence);
+
+  // The next step; valid until the next call. Empty exactly when there is no sequence.
+  const StepPlan& plan();
+  // The entry's rows have been run: its full blocks become known to the prefix cache.
+  void advance(const PlanEntry& entry);
+
+  bool idle() const { return running_.empty() && waiting_.empty(); }
+  const std::vector<Sequence*>& running() const { return running_; }
+  const std::vector<Sequence*>& waiting() const { return waiting_; }
+  int64_t preemptions() const { return preemptions_; }
+
+ private:
+  void admit();
+  bool try_admit(Sequence* sequence);
+  void adopt(Sequence* sequence, const PrefixHit& hit);
+  bool ensure_blocks(Sequence* sequence, int64_t end);
+  int32_t allocate();
+  void release_blocks(Sequence* sequence, bool keep_tail);
+  void choose_decodes();
+  void choose_prefills();
+  void build();
+
+  BlockPool& pool_;
+  KvCache& cache_;
+  Options options_;
+  std::vector<Sequence*> running_, waiting_;  // oldest first
+  std::vector<std::pair<Sequence*, int32_t>> chosen_;
+  StepPlan plan_;
+  uint64_t next_arrival_ = 0, refused_version_ = 0;
+  const Sequence* refused_ = nullptr;  // the head of the queue that did not fit at refused_version_
+  int64_t preemptions_ = 0;
+};
+
+}  // namespace qwen3

@@ -1,0 +1,201 @@
+#include "engine/segment_machine.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "core/status.h"
+
+namespace qwen3 {
+namespace {
+
+// Kept for the answer when the plan leaves it open: an eighth of what can be generated, up to this many tokens.
+constexpr int64_t kMaxAutomaticReserve = 256;
+
+[[noreturn]] void refuse(const std::string& message, const char* field) {
+  throw Error(ErrorCode::kInvalidArgument, message, field);
+}
+
+int64_t closing_tail(const SegmentPlan& plan) {
+  const auto last = std::find(plan.wrap_up.rbegin(), plan.wrap_up.rend(), plan.think_close);
+  return last == plan.wrap_up.rend() ? 0 : last - plan.wrap_up.rbegin() + 1;
+}
+
+}  // namespace
+
+void SegmentMachine::validate(const SegmentPlan& plan, int64_t vocab) {
+  const auto check_id = [&](int32_t id, const char* field) {
+    if (id < -1 || id >= vocab) {
+      refuse(std::string(field) + " must be a token id below " + std::to_string(vocab) + " or -1, received " +
+                 std::to_string(id),
+             field);
+    }
+  };
+  check_id(plan.think_open, "segments.thinkOpen");
+  check_id(plan.think_close, "segments.thinkClose");
+  check_id(plan.tool_open, "segments.toolOpen");
+  check_id(plan.tool_close, "segments.toolClose");
+  for (const int32_t id : plan.wrap_up) {
+    if (id < 0) refuse("the wrap-up holds a negative token id", "segments.wrapUp");
+    check_id(id, "segments.wrapUp");
+  }
+  if (plan.budget < -1) refuse("the thinking budget must be -1 (unlimited) or more", "thinkingBudget");
+  if (plan.deadline_ms < -1) refuse("the thinking deadline must be -1 (none) or more", "thinkingDeadlineMs");
+  if (plan.answer_reserve < -1) refuse("the answer reserve must be -1 (automatic) or more", "answerReserve");
+  if (!plan.can_think) {
+    if (plan.starts_in_think)
+      refuse("a prompt cannot end inside thinking when there is none", "segments.startsInThink");
+    return;
+  }
+  if (plan.think_close < 0) refuse("thinking needs the id of the tag that closes it", "segments.thinkClose");
+  if (plan.think_open < 0 && !plan.starts_in_think) {
+    refuse("thinking needs the id of the tag that opens it", "segments.thinkOpen");
+  }
+  if (plan.think_open == plan.think_close) refuse("the tags of thinking must differ", "segments.thinkOpen");
+  if (!plan.wrap_up.empty() && closing_tail(plan) == 0) {
+    refuse("the wrap-up must contain the tag that closes thinking", "segments.wrapUp");
+  }
+}
+
+SegmentMachine::SegmentMachine(const SegmentPlan& plan, const TokenTable& table)
+    : plan_(&plan), table_(&table), budget_(plan.budget), short_closing_(closing_tail(plan)) {}
+
+SegmentMachine::Close SegmentMachine::begin(int64_t remaining) {
+  reserve_ = plan_->answer_reserve;
+  if (reserve_ < 0) reserve_ = std::max<int64_t>(1, std::min(kMaxAutomaticReserve, remaining / 8));
+  if (!plan_->can_think) {
+    state_ = State::kAnswer;
+    return Close::kOpen;
+  }
+  if (!plan_->starts_in_think) return Close::kOpen;
+  open_think(remaining);
+  if (end_requested_) return close_now(ThinkingStop::kRequested, remaining);
+  if (budget_ == 0) return close_now(ThinkingStop::kBudget, remaining);
+  return remaining <= closing_at_ ? close_now(ThinkingStop::kReserve, remaining) : Close::kOpen;
+}
+
+// The whole wrap-up is used when what remains lets a thought of one token, the wrap-up and the reserve fit.
+void SegmentMachine::open_think(int64_t remaining) {
+  state_ = State::kThink;
+  opened_ = true;
+  const int64_t full = static_cast<int64_t>(forced(Close::kFull).size()) + reserve_;
+  closing_at_ = remaining > full ? full : static_cast<int64_t>(forced(Close::kShort).size()) + reserve_;
+}
+
+std::span<const int32_t> SegmentMachine::forced(Close close) const {
+  if (close == Close::kOpen) return {};
+  const std::span<const int32_t> all = plan_->wrap_up;
+  if (all.empty()) return {&plan_->think_close, 1};
+  return close == Close::kFull ? all : all.last(short_closing_);
+}
+
+// With less than one token left after </think> there is nothing that a closing could make room for: thinking then ends
+// unfinished with the request.
+SegmentMachine::Close SegmentMachine::close_now(ThinkingStop why, int64_t remaining) {
+  const int64_t full = static_cast<int64_t>(forced(Close::kFull).size());
+  const int64_t brief = static_cast<int64_t>(forced(Close::kShort).size());
+  const int64_t wanted = std::max<int64_t>(reserve_, 1);
+  const bool fits = why != ThinkingStop::kNatural && remaining >= full + wanted;
+  if (!fits && remaining < brief + 1) return Close::kOpen;
+  state_ = State::kClosed;
+  stop_ = why;
+  forced_closed_ = true;
+  answer_tokens_ = 0;
+  return fits ? Close::kFull : Close::kShort;
+}
+
+SegmentMachine::Verdict SegmentMachine::push(int32_t token, bool ends, double now_ms, int64_t remaining) {
+  Verdict verdict;
+  if (state_ == State::kThink) {
+    if (token == plan_->think_close) {
+      verdict.segment = Segment::kClosing;
+      state_ = State::kClosed;
+      stop_ = ThinkingStop::kNatural;
+    } else if (ends) {
+      verdict.segment = Segment::kThink;
+      verdict.close = close_now(ThinkingStop::kNatural, remaining + 1);
+      verdict.drop = verdict.close != Close::kOpen;
+    } else {
+      verdict.segment = Segment::kThink;
+      verdict.close = think(token, now_ms, remaining);
+    }
+    return verdict;
+  }
+  const bool opens = plan_->can_think && token == plan_->think_open && state_ != State::kToolCall && !forced_closed_;
+  if (opens && !ends) {
+    verdict.segment = Segment::kThink;
+    open_think(remaining);
+    if (end_requested_) {
+      verdict.close = close_now(ThinkingStop::kRequested, remaining);
+    } else if (budget_ >= 0 && thought_ >= budget_) {
+      verdict.close = close_now(ThinkingStop::kBudget, remaining);
+    } else if (remaining <= closing_at_) {
+      verdict.close = close_now(ThinkingStop::kReserve, remaining);
+    }
+    return verdict;
+  }
+  verdict.segment = answer(token);
+  return verdict;
+}
+
+SegmentMachine::Close SegmentMachine::think(int32_t token, double now_ms, int64_t remaining) {
+  if (token != plan_->think_open) ++thought_;
+  const std::string_view bytes = (*table_)[token];
+  const int32_t fresh = static_cast<int32_t>(std::min<size_t>(bytes.size(), sizeof tail_));
+  const int32_t kept = std::min<int32_t>(tail_bytes_, static_cast<int32_t>(sizeof tail_) - fresh);
+  std::memmove(tail_, tail_ + tail_bytes_ - kept, kept);
+  std::memcpy(tail_ + kept, bytes.data() + bytes.size() - fresh, fresh);
+  tail_bytes_ = kept + fresh;
+
+  const bool looped = plan_->loop_breaker && loop_.push(token);
+  if (end_requested_) return close_now(ThinkingStop::kRequested, remaining);
+  if (budget_ >= 0 && (thought_ >= budget_ || in_landing())) return close_now(ThinkingStop::kBudget, remaining);
+  if (plan_->deadline_ms >= 0 && now_ms >= static_cast<double>(plan_->deadline_ms)) {
+    return close_now(ThinkingStop::kDeadline, remaining);
+  }
+  if (remaining <= closing_at_) return close_now(ThinkingStop::kReserve, remaining);
+  if (looped) return close_now(ThinkingStop::kLoop, remaining);
+  return Close::kOpen;
+}
+
+bool SegmentMachine::in_landing() const {
+  return plan_->soft_landing && thought_ >= budget_ - budget_ / 10 &&
+         ends_line_or_sentence({tail_, static_cast<size_t>(tail_bytes_)});
+}
+
+Segment SegmentMachine::answer(int32_t token) {
+  if (state_ == State::kToolCall) {
+    if (token == plan_->tool_close) state_ = State::kAnswer;
+    return Segment::kToolCall;
+  }
+  if (plan_->can_think && (token == plan_->think_open || token == plan_->think_close)) return Segment::kClosing;
+  if (plan_->tool_close >= 0 && token == plan_->tool_close) return Segment::kClosing;
+  if (plan_->tool_open >= 0 && token == plan_->tool_open) {
+    state_ = State::kToolCall;
+    ++answer_tokens_;
+    return Segment::kToolCall;
+  }
+  if (state_ == State::kClosed && is_whitespace((*table_)[token])) return Segment::kClosing;
+  state_ = State::kAnswer;
+  ++answer_tokens_;
+  return Segment::kAnswer;
+}
+
+Segment SegmentMachine::segment() const {
+  if (state_ == State::kThink) return Segment::kThink;
+  return state_ == State::kToolCall ? Segment::kToolCall : Segment::kAnswer;
+}
+
+SegmentMachine::Close SegmentMachine::end_thinking(int64_t remaining) {
+  if (state_ == State::kThink) return close_now(ThinkingStop::kRequested, remaining);
+  if (!opened_) end_requested_ = true;
+  return Close::kOpen;
+}
+
+SegmentMachine::Close SegmentMachine::set_budget(int64_t tokens, int64_t remaining) {
+  budget_ = tokens;
+  if (state_ != State::kThink || budget_ < 0 || thought_ < budget_) return Close::kOpen;
+  return close_now(ThinkingStop::kBudget, remaining);
+}
+
+}  // namespace qwen3

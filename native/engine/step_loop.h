@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/block_pool.h"
+#include "engine/engine.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "engine/sequence.h"
+
+namespace qwen3 {
+
+// When a sequence is scaled by YaRN. kAuto: not while it fits the native window; from the start when the prompt comes
+// within 1/32 of it and the request may outgrow it.
+struct RopePolicy {
+  EngineOptions::Rope mode = EngineOptions::Rope::kAuto;
+  bool has_yarn = false;
+  int64_t window = 0;
+  int32_t initial_table(int64_t prompt_tokens, int64_t limit) const;
+  bool outgrown(int32_t table, int64_t tokens) const;
+};
+
+// The engine without its thread: what happens to the requests, step by step. Not thread safe.
+class StepLoop {
+ public:
+  // Throws what Engine::create says.
+  StepLoop(std::shared_ptr<const Model> model, std::shared_ptr<Backend> backend, const EngineOptions& options,
+           std::function<double()> clock_ms);
+
+  // Requests have passed validate_request().
+  void submit(int64_t id, Request&& request, double submitted_ms);
+  void cancel(int64_t id);
+  void cancel_all();
+  void fail_all(const std::string& code, const std::string& message);
+  void end_thinking(int64_t id);
+  void set_thinking_budget(int64_t id, int64_t tokens);
+
+  bool idle() const { return scheduler_.idle(); }
+  void step();
+  // Everything that the calls since the last take_outputs() produced.
+  std::vector<RequestOutput> take_outputs();
+
+  EngineStats stats() const;
+  int64_t context_tokens() const { return context_tokens_; }  // most tokens of a sequence: context and pool allow
+  const BlockPool& pool() const { return pool_; }
+  const Scheduler& scheduler() const { return scheduler_; }
+
+ private:
+  // What a step needs, made once.
+  struct Parts {
+    std::shared_ptr<const Program> program;
+    int64_t block_bytes = 0;
+    int32_t n_blocks = 0;
+    std::unique_ptr<KvCache> cache;
+    std::unique_ptr<Executable> executable;
+  };
+  static Parts make_parts(const Model& model, Backend& backend, const EngineOptions& options);
+
+  Sequence* find(int64_t id);
+  void take_entry(const PlanEntry& entry, double now);
+  void take_logits(Sequence& sequence, const PlanEntry& entry, double now);
+  void take_scores(Sequence& sequence, const PlanEntry& entry);
+  void sample(Sequence& sequence, float* logits, double now);
+  void append_forced(Sequence& sequence, SegmentMachine::Close close);
+  void rescale_outgrown();
+  void finish(Sequence& sequence, FinishReason reason);
+  void fail(Sequence& sequence, const std::string& code, const std::string& message, const std::string& subject);
+  void fail_step(const StepPlan& plan, const std::string& code, const std::string& message, const std::string& subject);
+  float* logits_row(int64_t row) { return logits_.data() + row * vocab_; }
+
+  std::shared_ptr<const Model> model_;
+  std::shared_ptr<Backend> backend_;
+  std::function<double()> clock_ms_;
+  TokenTable table_;
+  int64_t vocab_;
+  Parts parts_;
+  int64_t context_tokens_;
+  RopePolicy rope_;
+  BlockPool pool_;
+  Scheduler scheduler_;
+  Sampler sampler_;
+  std::vector<float> logits_;  // [n_logits, vocab], grows to the largest step
+  std::vector<int32_t> banned_;
+  std::vector<Sequence*> outgrown_;
+  std::unordered_map<int64_t, std::unique_ptr<Sequence>> sequences_;
+  std::vector<RequestOutput> outputs_;
+  int64_t weight_bytes_ = 0, steps_ = 0, prompt_tokens_ = 0, cached_tokens_ = 0, generated_tokens_ = 0;
+};
+
+// Throws what Engine::submit says. `context_length` is the engine's option, `pool_tokens` what its KV cache can hold.
+void validate_request(const Request& request, int64_t vocab, int64_t context_length, int64_t pool_tokens);
+
+}  // namespace qwen3
