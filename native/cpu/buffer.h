@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <utility>
+
+namespace qwen3::cpu {
+
+// Zeroed memory, 64-byte aligned; from 256 kB on it comes from the system page by page as it is touched. `huge` asks
+// for huge pages, which weights want: they are read in long streams. Throws std::bad_alloc.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t bytes, bool huge = false);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+
+  void* data() const { return data_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  void swap(Buffer& other) {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(mapped_, other.mapped_);
+  }
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+  bool mapped_ = false;
+};
+
+}  // namespace qwen3::cpu

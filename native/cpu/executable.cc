@@ -1,0 +1,212 @@
+#include "cpu/executable.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "core/checked.h"
+#include "core/status.h"
+#include "ops/check_batch.h"
+
+namespace qwen3::cpu {
+namespace {
+
+[[noreturn]] void bad_program(const std::string& what) {
+  throw Error(ErrorCode::kInternal, "the program does not fit this backend: " + what);
+}
+
+void require(bool ok, const char* what) {
+  if (!ok) bad_program(what);
+}
+
+}  // namespace
+
+CpuExecutable::CpuExecutable(std::shared_ptr<ThreadPool> pool, const KernelTable& kernels,
+                             std::shared_ptr<const Program> program, std::vector<std::shared_ptr<const Weight>> weights,
+                             int64_t max_rows, int64_t max_positions)
+    : pool_(std::move(pool)),
+      kernels_(kernels),
+      program_(std::move(program)),
+      weights_(std::move(weights)),
+      max_rows_(max_rows),
+      max_positions_(max_positions) {
+  const Program& p = *program_;
+  require(max_rows > 0 && max_positions > 0, "max_rows and max_positions must be positive");
+  require(p.n_kv_heads > 0 && p.n_q_heads % p.n_kv_heads == 0 && p.head_dim > 0 && p.head_dim % 2 == 0, "head counts");
+  native_bf16_ = kernels_.bf16_products;
+  for (const auto& shared : weights_) {
+    const auto* w = dynamic_cast<const PackedWeight*>(shared.get());
+    require(w != nullptr, "a weight was packed by another backend");
+    if (w->use != WeightUse::kVector && w->format != WeightFormat::kBF16) native_bf16_ = false;
+  }
+  for (const BufferDesc& desc : p.buffers) buffers_.push_back(activation(max_rows, desc.cols, desc.dtype));
+  logits_input_ = activation(max_rows, p.hidden, p.linear_input);
+  check_program();
+
+  row_position_.resize(static_cast<size_t>(max_rows));
+  row_sequence_.resize(static_cast<size_t>(max_rows));
+  cosine_ = Buffer(checked_mul(max_rows, p.head_dim / 2) * 4);
+  sine_ = Buffer(checked_mul(max_rows, p.head_dim / 2) * 4);
+  const int32_t v_cols = (p.head_dim + 15) / 16 * 16;
+  plan_ = AttentionPlan(max_rows, max_positions, p.n_q_heads, p.n_kv_heads, v_cols, pool_->size());
+  partials_ = Buffer(plan_.partial_floats() * 4);
+  const int64_t tile_rows = int64_t{plan_.tile_positions()} * plan_.group();
+  for (int i = 0; i < pool_->size(); ++i) scratch_.emplace_back(attention_scratch_bytes(tile_rows, p.head_dim));
+  prepare_moe();
+}
+
+CpuExecutable::Activation CpuExecutable::activation(int64_t rows, int64_t cols, DType dtype) const {
+  require(cols > 0 && dtype != DType::kF16, "buffers are f32 or bf16 and not empty");
+  Activation a;
+  a.cols = cols;
+  a.store = dtype == DType::kF32 ? Store::kF32 : native_bf16_ ? Store::kBf16 : Store::kRounded;
+  int64_t lines = checked_add(checked_mul(cols, a.element()), 63) / 64;
+  lines += 1 - lines % 2;
+  a.stride = lines * 64 / a.element();
+  a.memory = Buffer(checked_mul(rows, lines * 64));
+  return a;
+}
+
+const PackedWeight& CpuExecutable::weight(WeightId id) const {
+  return static_cast<const PackedWeight&>(*weights_[static_cast<size_t>(id)]);
+}
+
+CpuExecutable::LinearKernel CpuExecutable::linear_kernel(Store x, WeightFormat format) const {
+  if (x == Store::kBf16) return kernels_.linear_bf16_bf16;
+  return format == WeightFormat::kF32 ? kernels_.linear_f32_f32 : kernels_.linear_f32_bf16;
+}
+
+// Shapes of every operation, once, so that no kernel has to ask.
+void CpuExecutable::check_program() const {
+  const Program& p = *program_;
+  const int64_t q_cols = int64_t{p.n_q_heads} * p.head_dim, kv_cols = int64_t{p.n_kv_heads} * p.head_dim;
+  const auto buf = [&](BufferId id) -> const Activation& {
+    require(id >= 0 && static_cast<size_t>(id) < buffers_.size(), "no such buffer");
+    return buffer(id);
+  };
+  const auto vec = [&](WeightId id, int64_t n) {
+    require(id >= 0 && static_cast<size_t>(id) < weights_.size(), "no such weight");
+    require(weight(id).use == WeightUse::kVector && weight(id).rows * weight(id).cols == n, "a norm weight's size");
+  };
+  const auto mat = [&](WeightId id, WeightUse use, int64_t rows, int64_t cols) {
+    require(id >= 0 && static_cast<size_t>(id) < weights_.size(), "no such weight");
+    const PackedWeight& w = weight(id);
+    require(w.use == use || (use == WeightUse::kLinear && w.use == WeightUse::kEmbedding), "a weight's use");
+    require(w.rows == rows && w.cols == cols, "a weight's shape");
+  };
+  const auto check = [&](const auto& op) {
+    using T = std::decay_t<decltype(op)>;
+    if constexpr (std::is_same_v<T, EmbedOp>) {
+      mat(op.table, WeightUse::kEmbedding, p.vocab, buf(op.out).cols);
+      require(buf(op.out).store == Store::kF32, "embed writes f32");
+    } else if constexpr (std::is_same_v<T, RmsNormOp>) {
+      vec(op.weight, buf(op.x).cols);
+      require(buf(op.out).cols == buf(op.x).cols && buf(op.x).store == Store::kF32, "rms_norm");
+    } else if constexpr (std::is_same_v<T, LinearOp>) {
+      const bool gated = op.epilogue == Epilogue::kSiluMul;
+      mat(op.weight, gated ? WeightUse::kGateUp : WeightUse::kLinear, buf(op.out).cols * (gated ? 2 : 1),
+          buf(op.x).cols);
+      require(op.epilogue != Epilogue::kAddTo || buf(op.out).store == Store::kF32, "the residual is f32");
+      require(op.x != op.out, "linear in place");
+    } else if constexpr (std::is_same_v<T, QkNormRopeAppendOp>) {
+      vec(op.q_norm, p.head_dim), vec(op.k_norm, p.head_dim);
+      require(buf(op.qkv).cols == q_cols + 2 * kv_cols && buf(op.qkv).store == Store::kF32, "qkv");
+      require(buf(op.q_out).cols == q_cols && op.layer >= 0 && op.layer < p.n_layers, "q");
+    } else if constexpr (std::is_same_v<T, AttentionOp>) {
+      require(buf(op.q).cols == q_cols && buf(op.out).cols == q_cols, "attention");
+      require(op.layer >= 0 && op.layer < p.n_layers, "attention's layer");
+    } else if constexpr (std::is_same_v<T, MoeOp>) {
+      const size_t n = static_cast<size_t>(p.n_experts);
+      require(n > 0 && op.gate_up.size() == n && op.down.size() == n, "experts");
+      require(op.top_k > 0 && op.top_k <= p.n_experts && op.layer >= 0 && op.layer < p.n_layers, "top_k");
+      const int64_t hidden = buf(op.x).cols;
+      require(buf(op.out).cols == hidden && buf(op.out).store == Store::kF32, "moe");
+      mat(op.router, WeightUse::kLinear, p.n_experts, hidden);
+      for (size_t e = 0; e < n; ++e) {
+        mat(op.down[e], WeightUse::kLinear, hidden, weight(op.down[0]).cols);
+        mat(op.gate_up[e], WeightUse::kGateUp, 2 * weight(op.down[0]).cols, hidden);
+      }
+    } else {
+      mat(op.weight, WeightUse::kLinear, p.vocab, buf(op.x).cols);
+      require(buf(op.x).cols == p.hidden && buf(op.x).store == logits_input_.store, "logits");
+    }
+  };
+  for (const Op& op : p.ops) std::visit(check, op);
+  for (const Program::RopeTable& table : p.rope_tables) {
+    require(table.inv_freq.size() == static_cast<size_t>(p.head_dim / 2), "a rope table's size");
+  }
+  require(!p.rope_tables.empty(), "no rope table");
+}
+
+void CpuExecutable::prepare(const StepBatch& batch) {
+  n_rows_ = static_cast<int64_t>(batch.tokens.size());
+  for (size_t i = 0; i < batch.sequences.size(); ++i) {
+    const StepSequence& s = batch.sequences[i];
+    for (int32_t r = 0; r < s.n_rows; ++r) {
+      row_position_[static_cast<size_t>(s.row_begin + r)] = s.position_begin + r;
+      row_sequence_[static_cast<size_t>(s.row_begin + r)] = static_cast<int32_t>(i);
+    }
+  }
+  plan_.build(batch);
+}
+
+void CpuExecutable::run_op(const Op& op, Team& team) {
+  std::visit([&](const auto& concrete) { run(concrete, team); }, op);
+}
+
+void CpuExecutable::run(const StepBatch& batch, KvCache& cache, float* logits) {
+  auto* mine = dynamic_cast<CpuKvCache*>(&cache);
+  if (!mine || !mine->fits(*program_)) bad_program("the KV cache belongs to another model or backend");
+  check_batch(*program_, batch, mine->n_blocks(), max_rows_);
+  for (const StepSequence& s : batch.sequences) {
+    if (int64_t{s.position_begin} + s.n_rows > max_positions_) bad_program("a position is past max_positions");
+  }
+  if (batch.tokens.empty()) return;
+  prepare(batch);
+  batch_ = &batch, cache_ = mine, logits_ = logits;
+  if (!observer_) {
+    pool_->run([this](Team& team) {
+      rope_angles(team);
+      for (const Op& op : program_->ops) run_op(op, team);
+    });
+    return;
+  }
+  pool_->run([this](Team& team) { rope_angles(team); });
+  for (size_t i = 0; i < program_->ops.size(); ++i) {
+    pool_->run([this, i](Team& team) { run_op(program_->ops[i], team); });
+    report(i);
+  }
+}
+
+// Hands the buffer that operation `op` wrote to the observer.
+void CpuExecutable::report(size_t op) {
+  const BufferId id = std::visit(
+      [](const auto& o) -> BufferId {
+        using T = std::decay_t<decltype(o)>;
+        if constexpr (std::is_same_v<T, LogitsOp>) {
+          return kNone;
+        } else if constexpr (std::is_same_v<T, QkNormRopeAppendOp>) {
+          return o.q_out;
+        } else {
+          return o.out;
+        }
+      },
+      program_->ops[op]);
+  if (id == kNone) return;
+  const Activation& a = buffer(id);
+  observed_.resize(static_cast<size_t>(n_rows_ * a.cols));
+  for (int64_t r = 0; r < n_rows_; ++r) {
+    float* out = observed_.data() + r * a.cols;
+    if (a.store != Store::kBf16) {
+      std::memcpy(out, a.row(r), static_cast<size_t>(a.cols) * 4);
+    } else {
+      const uint16_t* in = reinterpret_cast<const uint16_t*>(a.row(r));
+      for (int64_t c = 0; c < a.cols; ++c) out[c] = bf16_to_f32(in[c]);
+    }
+  }
+  const std::string& name =
+      op < program_->op_names.size() ? program_->op_names[op] : program_->buffers[static_cast<size_t>(id)].name;
+  observer_(name, n_rows_, a.cols, observed_.data());
+}
+
+}  // namespace qwen3::cpu

@@ -1,0 +1,49 @@
+#include "cpu/kernels.h"
+
+#if defined(__x86_64__)
+// GCC 12's AVX-512 intrinsics use an undefined vector on purpose and are then warned about.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+
+namespace qwen3::cpu {
+namespace {
+
+#include "cpu/simd_avx512.h"
+
+// No activation is kept as bf16 at this level (KernelTable::bf16_products).
+inline void vstore_bf16_n(uint16_t*, F, int) {
+  __builtin_trap();
+}
+inline F vload_bf16_n(const uint16_t*, int) {
+  __builtin_trap();
+}
+
+#include "cpu/attention.inl"
+#include "cpu/elementwise.inl"
+#include "cpu/linear.inl"
+#include "cpu/product.inl"
+
+const KernelTable table = {
+    "avx512", false,      linear<F32xF32>,    linear<F32xBf16>,    nullptr,
+    rms_norm, norm_rope,  attention<F32xF32>, attention<F32xBf16>, combine,
+    softmax,  add_scaled,
+};
+
+}  // namespace
+
+const KernelTable* kernels_avx512() {
+  return &table;
+}
+
+}  // namespace qwen3::cpu
+
+#else
+
+namespace qwen3::cpu {
+const KernelTable* kernels_avx512() {
+  return nullptr;
+}
+}  // namespace qwen3::cpu
+
+#endif

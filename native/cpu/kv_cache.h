@@ -1,0 +1,45 @@
+#pragma once
+
+#include "cpu/buffer.h"
+#include "cpu/kernels.h"
+#include "ops/backend.h"
+
+namespace qwen3::cpu {
+
+// K and V pools per layer, one head's block contiguous, in the layout that attention multiplies without moving
+// anything:
+//   K [n_layers][n_blocks][n_kv_heads][head_dim / depth][64][depth]   V [...][64 / depth][v_cols][depth]
+// depth is 2 for bf16, 1 for f32; v_cols is head_dim rounded up to 16. Pages are committed when first written.
+class CpuKvCache : public KvCache {
+ public:
+  CpuKvCache(const Program& program, DType dtype, int64_t n_blocks);
+
+  void copy_block(int32_t from, int32_t to, int32_t n_positions) override;
+  void poison_block(int32_t block) override;
+
+  DType dtype() const { return dtype_; }
+  int64_t n_blocks() const { return n_blocks_; }
+  bool fits(const Program& program) const;
+  // Of block 0; add block * block_stride() elements.
+  char* keys(int32_t layer, int64_t kv_head) const { return at(layer, kv_head, 0); }
+  char* values(int32_t layer, int64_t kv_head) const { return at(layer, kv_head, n_blocks_ * n_kv_heads_ * k_size_); }
+  int64_t k_block_stride() const { return n_kv_heads_ * k_size_; }  // elements
+  int64_t v_block_stride() const { return n_kv_heads_ * v_size_; }
+  int64_t v_cols() const { return v_cols_; }
+
+  // Writes one head's K (f32, already rotated) and V at slot [0, 64) of a block.
+  void write_key(int32_t layer, int64_t kv_head, int32_t block, int32_t slot, const float* key) const;
+  void write_value(int32_t layer, int64_t kv_head, int32_t block, int32_t slot, const float* value) const;
+
+  static int64_t block_bytes(const Program& program, DType dtype);
+
+ private:
+  char* at(int32_t layer, int64_t kv_head, int64_t offset) const;
+  void check_block(int32_t block) const;
+
+  DType dtype_;
+  int64_t n_layers_, n_blocks_, n_kv_heads_, head_dim_, v_cols_, k_size_, v_size_;
+  Buffer data_;
+};
+
+}  // namespace qwen3::cpu

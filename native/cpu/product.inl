@@ -1,0 +1,91 @@
+// The one microkernel: out[row, column] = scale[row] * out[row, column] + sum over steps of a[row, step] b[step,
+// column]. Linear, scores and weighted values are all this product with other strides. Accumulators of an R x CV tile
+// of vectors stay in registers; each walks the steps in ascending order, whatever R is.
+
+// f32 times f32, a step is one k.
+struct F32xF32 {
+  using A = float;
+  using B = float;
+  static constexpr int kDepth = 1;
+  static constexpr int kRegistersPerB = 1;
+  using Vector = F;
+  static inline Vector load_b(const B* b) { return vload(b); }
+  static inline F multiply_add(F acc, const A* a, Vector b) { return vfma(vset(a[0]), b, acc); }
+  static inline F first_half(F acc, const A* a, Vector b) { return multiply_add(acc, a, b); }
+  static inline void store_a(A* a, F v, int n) { vstore_n(a, v, n); }
+  static inline F value(F v) { return v; }
+};
+
+// f32 times bf16, a step is a pair: even k, then odd k, each fused where the level has it.
+struct F32xBf16 {
+  using A = float;
+  using B = uint16_t;
+  static constexpr int kDepth = 2;
+  static constexpr int kRegistersPerB = 2;
+  using Vector = Pairs;
+  static inline Vector load_b(const B* b) { return vload_pairs(b); }
+  static inline F multiply_add(F acc, const A* a, const Vector& b) {
+    return vfma(vset(a[1]), b.odd, vfma(vset(a[0]), b.even, acc));
+  }
+  static inline F first_half(F acc, const A* a, const Vector& b) { return vfma(vset(a[0]), b.even, acc); }
+  static inline void store_a(A* a, F v, int n) { vstore_n(a, vround_bf16(v), n); }
+  static inline F value(F v) { return vround_bf16(v); }
+};
+
+template <class M, int R, int CV>
+inline void product_tile(const typename M::A* a, int64_t lda, const typename M::B* b, int64_t ldb, int64_t steps,
+                         float* out, int64_t ldo, const float* scale) {
+  F acc[R][CV];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < CV; ++c) acc[r][c] = scale ? vload(out + r * ldo + c * W) * vset(scale[r]) : vset(0.0f);
+  }
+  for (int64_t s = 0; s < steps; ++s) {
+    typename M::Vector bv[CV];
+#pragma GCC unroll 8
+    for (int c = 0; c < CV; ++c) bv[c] = M::load_b(b + c * W * M::kDepth);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int c = 0; c < CV; ++c) acc[r][c] = M::multiply_add(acc[r][c], a + r * lda, bv[c]);
+    }
+    a += M::kDepth;
+    b += ldb;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < CV; ++c) vstore(out + r * ldo + c * W, acc[r][c]);
+  }
+}
+
+// The tile with as many rows as there are, 1 to R.
+template <class M, int R, int CV>
+inline void product_up_to(int64_t rows, const typename M::A* a, int64_t lda, const typename M::B* b, int64_t ldb,
+                          int64_t steps, float* out, int64_t ldo, const float* scale) {
+  if (rows >= R) {
+    product_tile<M, R, CV>(a, lda, b, ldb, steps, out, ldo, scale);
+  } else if constexpr (R > 1) {
+    product_up_to<M, R - 1, CV>(rows, a, lda, b, ldb, steps, out, ldo, scale);
+  }
+}
+
+// Any number of rows; `columns` a multiple of W.
+template <class M, int R, int CV>
+inline void product_block(int64_t rows, int64_t columns, const typename M::A* a, int64_t lda, const typename M::B* b,
+                          int64_t ldb, int64_t steps, float* out, int64_t ldo, const float* scale) {
+  int64_t c = 0;
+  for (; c + CV * W <= columns; c += CV * W) {
+    for (int64_t r = 0; r < rows; r += R) {
+      product_up_to<M, R, CV>(rows - r, a + r * lda, lda, b + c * M::kDepth, ldb, steps, out + r * ldo + c, ldo,
+                              scale ? scale + r : nullptr);
+    }
+  }
+  for (; c < columns; c += W) {
+    for (int64_t r = 0; r < rows; r += R) {
+      product_up_to<M, R, 1>(rows - r, a + r * lda, lda, b + c * M::kDepth, ldb, steps, out + r * ldo + c, ldo,
+                             scale ? scale + r : nullptr);
+    }
+  }
+}

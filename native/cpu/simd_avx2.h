@@ -1,0 +1,72 @@
+// Eight lanes: AVX2, FMA. Included once, inside the unnamed namespace of kernels_avx2.cc.
+
+constexpr int W = 8;
+typedef __m256 F;
+
+inline F vset(float x) {
+  return _mm256_set1_ps(x);
+}
+inline F vload(const float* p) {
+  return _mm256_loadu_ps(p);
+}
+inline void vstore(float* p, F v) {
+  _mm256_storeu_ps(p, v);
+}
+inline __m256i lanes_below(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline F vload_n(const float* p, int n) {
+  return _mm256_maskload_ps(p, lanes_below(n));
+}
+inline void vstore_n(float* p, F v, int n) {
+  _mm256_maskstore_ps(p, lanes_below(n), v);
+}
+inline F vfma(F a, F b, F c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline F vmax(F a, F b) {
+  return _mm256_max_ps(a, b);
+}
+inline F vmin(F a, F b) {
+  return _mm256_min_ps(a, b);
+}
+inline F vround(F x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline F vpow2(F n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+inline F vselect_ge(F x, F y, F a, F b) {
+  return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_GE_OQ));
+}
+inline F vkeep_first(F x, int n, float fill) {
+  return _mm256_blendv_ps(vset(fill), x, _mm256_castsi256_ps(lanes_below(n)));
+}
+inline float vsum(F x) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+inline float vhmax(F x) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+inline F vround_bf16(F x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_and_si256(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), high);
+  const __m256i quiet = _mm256_and_si256(_mm256_or_si256(bits, _mm256_set1_epi32(0x00400000)), high);
+  const F is_nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+  return _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), is_nan);
+}
+struct Pairs {
+  F even, odd;
+};
+inline Pairs vload_pairs(const uint16_t* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)),
+          _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
