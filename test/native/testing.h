@@ -18,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,12 +49,12 @@ inline bool check(bool holds, const char* expression, const char* file, int line
 }
 
 // The error that `body` throws must have `code`; a subject is compared when given.
-inline bool check_throws(const std::function<void()>& body, ErrorCode code, const char* subject, const char* expression,
-                         const char* file, int line) {
+inline bool check_throws(const std::function<void()>& body, ErrorCode code, const std::optional<std::string>& subject,
+                         const char* expression, const char* file, int line) {
   try {
     body();
   } catch (const Error& error) {
-    const bool same = error.code() == code && (!subject || error.subject() == subject);
+    const bool same = error.code() == code && (!subject || error.subject() == *subject);
     return check(same, expression, file, line,
                  std::string("threw ") + error_code_name(error.code()) + " [" + error.subject() + "] " + error.what());
   }
@@ -66,7 +67,7 @@ inline bool check_throws(const std::function<void()>& body, ErrorCode code, cons
   ::qwen3::testing::check(std::abs(double(a) - double(b)) <= (tolerance), #a " near " #b, __FILE__, __LINE__, \
                           std::to_string(double(a)) + " vs " + std::to_string(double(b)))
 #define CHECK_THROWS(expression, code) \
-  ::qwen3::testing::check_throws([&] { (void)(expression); }, (code), nullptr, #expression, __FILE__, __LINE__)
+  ::qwen3::testing::check_throws([&] { (void)(expression); }, (code), std::nullopt, #expression, __FILE__, __LINE__)
 #define CHECK_THROWS_SUBJECT(expression, code, subject) \
   ::qwen3::testing::check_throws([&] { (void)(expression); }, (code), (subject), #expression, __FILE__, __LINE__)
 

@@ -1,0 +1,161 @@
+// Loading when the system fails: pread is interrupted, short, broken or meets a file that shrank, and every n-th
+// allocation fails. Each gives a typed error, keeps no memory and no file descriptor, and the next load works.
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <new>
+
+#include "checkpoint_file.h"
+
+namespace {
+
+enum class ReadFault { kNone, kInterrupted, kShort, kBroken, kShrunk };
+ReadFault read_fault = ReadFault::kNone;
+int64_t reads = 0, failing_read = -1;
+
+bool count_allocations = false;
+int64_t allocations = 0, failing_allocation = -1, live = 0;
+
+void* allocate(size_t bytes, size_t alignment) {
+  if (count_allocations && allocations++ == failing_allocation) throw std::bad_alloc();
+  void* memory = nullptr;
+  if (alignment <= alignof(std::max_align_t))
+    memory = std::malloc(bytes ? bytes : 1);
+  else
+    memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (!memory) throw std::bad_alloc();
+  ++live;
+  return memory;
+}
+
+void release(void* memory) noexcept {
+  if (memory) --live;
+  std::free(memory);
+}
+
+}  // namespace
+
+// The executable's own definitions go before the C library's and the C++ runtime's.
+extern "C" __attribute__((visibility("default"))) ssize_t pread(int fd, void* out, size_t bytes, off_t offset) {
+  const bool fault = read_fault != ReadFault::kNone && (failing_read < 0 || reads == failing_read);
+  ++reads;
+  if (fault && read_fault == ReadFault::kInterrupted && reads % 2) return errno = EINTR, -1;
+  if (fault && read_fault == ReadFault::kShort) bytes = (bytes + 6) / 7;
+  if (fault && read_fault == ReadFault::kBroken) return errno = EIO, -1;
+  if (fault && read_fault == ReadFault::kShrunk) return 0;
+  return syscall(SYS_pread64, fd, out, bytes, offset);
+}
+
+void* operator new(size_t bytes) {
+  return allocate(bytes, 0);
+}
+void* operator new[](size_t bytes) {
+  return allocate(bytes, 0);
+}
+void* operator new(size_t bytes, std::align_val_t alignment) {
+  return allocate(bytes, static_cast<size_t>(alignment));
+}
+void operator delete(void* memory) noexcept {
+  release(memory);
+}
+void operator delete[](void* memory) noexcept {
+  release(memory);
+}
+void operator delete(void* memory, size_t) noexcept {
+  release(memory);
+}
+void operator delete[](void* memory, size_t) noexcept {
+  release(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+  release(memory);
+}
+void operator delete(void* memory, size_t, std::align_val_t) noexcept {
+  release(memory);
+}
+
+using namespace qwen3;
+using namespace qwen3::testing;
+
+namespace {
+
+int64_t open_files() {
+  int64_t n = 0;
+  for (int fd = 0; fd < 256; ++fd) n += ::fcntl(fd, F_GETFD) != -1;
+  return n;
+}
+
+struct Fixture {
+  ModelConfig config = tiny_moe_config();
+  CheckpointFile file{config, 7};
+  std::unique_ptr<Backend> backend = create_reference_backend();
+  std::vector<float> want = probe_logits(*load(), *backend);
+
+  std::shared_ptr<const Model> load() { return Model::load(config, file.source(), *backend, WeightFormat::kF32, {}); }
+};
+
+void reads_fail(Fixture& f) {
+  for (const ReadFault harmless : {ReadFault::kInterrupted, ReadFault::kShort}) {
+    read_fault = harmless, failing_read = -1;
+    const auto model = f.load();
+    read_fault = ReadFault::kNone;
+    CHECK(probe_logits(*model, *f.backend) == f.want);
+  }
+  reads = 0;
+  f.load();
+  const int64_t n_reads = reads, files = open_files();
+  CHECK(n_reads >= static_cast<int64_t>(f.file.source().tensors.size()));
+  for (const ReadFault fault : {ReadFault::kBroken, ReadFault::kShrunk}) {
+    for (int64_t n = 0; n < n_reads; ++n) {
+      read_fault = fault, failing_read = n, reads = 0;
+      const int64_t before = live;
+      CHECK_THROWS_SUBJECT(f.load(), ErrorCode::kBadModelFile, f.file.path().c_str());
+      CHECK(live == before);
+    }
+  }
+  read_fault = ReadFault::kNone;
+  CHECK(open_files() == files);
+  CHECK(probe_logits(*f.load(), *f.backend) == f.want);
+}
+
+void allocations_fail(Fixture& f) {
+  allocations = 0, count_allocations = true, failing_allocation = -1;
+  f.load();
+  count_allocations = false;
+  const int64_t n_allocations = allocations, files = open_files();
+  CHECK(n_allocations > 100);
+  int64_t refused = 0;
+  for (int64_t n = 0; n < n_allocations; ++n) {
+    const int64_t before = live;
+    int result = 0;  // the check itself allocates, so it comes after
+    allocations = 0, failing_allocation = n, count_allocations = true;
+    try {
+      f.load();
+    } catch (const Error& error) {
+      result = error.code() == ErrorCode::kOutOfMemory ? 1 : 2;
+    } catch (...) {
+      result = 3;
+    }
+    count_allocations = false;
+    const int64_t kept = live - before;
+    // The standard library may live without a temporary buffer, so a load may also succeed.
+    CHECK_MSG(result <= 1, "allocation " + std::to_string(n) + " result " + std::to_string(result));
+    CHECK_MSG(kept == 0, "allocation " + std::to_string(n) + " leaks");
+    refused += result == 1;
+  }
+  CHECK(refused > n_allocations / 2 && open_files() == files);
+  CHECK(probe_logits(*f.load(), *f.backend) == f.want);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Run run(argc, argv);
+  Fixture fixture;
+  reads_fail(fixture);
+  allocations_fail(fixture);
+  return run.finish();
+}
