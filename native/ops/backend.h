@@ -84,6 +84,10 @@ class Backend {
                                               int64_t max_positions) = 0;
 };
 
+// The backend that a device name asks for: "auto", "cpu", "reference" (cpu/registry.cc). Throws Error(kUnsupported,
+// "device") for names that this build has no backend for: there is no silent fallback. threads: 0 = physical cores.
+std::unique_ptr<Backend> create_backend(std::string_view device, int threads);
+
 // cpu/backend.cc: kernels chosen by what the machine can do. `isa`: "auto", "scalar", "avx2", "avx512", "avx512bf16";
 // a level that the machine lacks throws Error(kUnsupported). threads: 0 = physical cores (affinity and cgroup limits
 // kept).
