@@ -45,9 +45,13 @@ struct Bf16xBf16 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
   }
 };
-#include "cpu/attention.inl"
+
+// Each builds on those above.
+// clang-format off
 #include "cpu/elementwise.inl"
 #include "cpu/linear.inl"
+#include "cpu/attention.inl"
+// clang-format on
 
 const KernelTable table = {
     "avx512bf16",         true,     linear<F32xF32>, linear<F32xBf16>,

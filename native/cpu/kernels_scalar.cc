@@ -13,10 +13,13 @@ inline F vload_bf16_n(const uint16_t*, int) {
   __builtin_trap();
 }
 
-#include "cpu/attention.inl"
+// Each builds on those above.
+// clang-format off
+#include "cpu/product.inl"
 #include "cpu/elementwise.inl"
 #include "cpu/linear.inl"
-#include "cpu/product.inl"
+#include "cpu/attention.inl"
+// clang-format on
 
 const KernelTable table = {
     "scalar", false,      linear<F32xF32>,    linear<F32xBf16>,    nullptr,
