@@ -155,7 +155,7 @@ export class Encoder {
 
   private encodeWord(units: Uint16Array, start: number, end: number, out: IdBuffer): void {
     if (end - start > MAX_CACHED_UNITS) {
-      const count = this.merger.merge(this.bytes, this.toBytes(units, start, end))
+      const count = this.mergeWord(units, start, end)
       out.reserve(count).set(this.merger.ids.subarray(0, count), out.length)
       out.length += count
       return
@@ -164,7 +164,7 @@ export class Encoder {
     const hash = this.cache.hash(units, start, end)
     let count = this.cache.find(units, start, end, hash, ids, out.length)
     if (count === 0) {
-      count = this.merger.merge(this.bytes, this.toBytes(units, start, end))
+      count = this.mergeWord(units, start, end)
       for (let i = 0; i < count; i++) ids[out.length + i] = this.merger.ids[i]!
       this.cache.add(units, start, end, hash, this.merger.ids, count)
     }
@@ -193,10 +193,12 @@ export class Encoder {
     }
   }
 
-  private toBytes(units: Uint16Array, start: number, end: number): number {
+  /** Merges a word; its ids are the first of `merger.ids`. */
+  private mergeWord(units: Uint16Array, start: number, end: number): number {
     const most = 3 * (end - start)
     if (this.bytes.length < most || this.bytes.length > 4 * KEEP) this.bytes = new Uint8Array(Math.max(1024, most))
-    return writeUtf8(units, start, end, this.bytes)
+    const length = writeUtf8(units, start, end, this.bytes)
+    return this.merger.merge(this.bytes, length)
   }
 }
 
