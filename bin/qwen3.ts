@@ -7,7 +7,7 @@ import { addBuild } from './build'
 import { addChat } from './chat'
 import { explain } from './common/exit'
 import { packageFile } from './common/package'
-import { watchPipes } from './common/terminal'
+import { watchPipes, watchWarnings } from './common/terminal'
 import { addDemo } from './demo'
 import { addDoctor } from './doctor'
 import { addInspect } from './inspect'
@@ -29,6 +29,7 @@ Environment:
 
 async function main(argv: string[]): Promise<void> {
   watchPipes()
+  watchWarnings()
   const { version } = JSON.parse(readFileSync(packageFile('package.json'), 'utf8')) as { version: string }
   const program = new Command('qwen3')
     .description('Runs Qwen3 models on this machine, thinking or not, within a budget.')

@@ -1,6 +1,5 @@
 // `npm run api`: the public declarations, reachable from dist/lib/index.d.ts, against the committed report. A change of the API is
 // then a change of etc/qwen3.api.d.ts that a reviewer sees. `--update` writes the report.
-// (Microsoft's api-extractor brings its own TypeScript 5 and does not read what TypeScript 7 emits.)
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
 import { fail, root } from './setup.mjs'

@@ -1,5 +1,5 @@
 // `npm run release -- --dry`: everything a release needs, short of publishing: version, changelog, tests of the tarball, sizes.
-// Publishing itself is the workflow's business (provenance needs it); this script never publishes.
+// Publishing itself is the workflow's business (provenance needs it); this script never publishes. `--tagged`: the tag may exist.
 import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join, relative } from 'node:path'
@@ -13,7 +13,7 @@ const problems = []
 if (!new RegExp(`^## ${version.replaceAll('.', '\\.')}\\b`, 'm').test(changelog))
   problems.push(`CHANGELOG.md has no section "## ${version}"`)
 const tags = execFileSync('git', ['tag', '--list', `v${version}`], { cwd: root, encoding: 'utf8' }).trim()
-if (tags) problems.push(`the tag ${tags} exists already`)
+if (tags && !process.argv.includes('--tagged')) problems.push(`the tag ${tags} exists already`)
 const dirty = execFileSync('git', ['status', '--porcelain'], { cwd: root, encoding: 'utf8' }).trim()
 if (dirty) problems.push(`the working tree has changes:\n${dirty}`)
 

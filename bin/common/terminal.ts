@@ -54,3 +54,12 @@ export function write(output: Output, text: string): Promise<void> {
   if (text === '' || output.write(text)) return Promise.resolve()
   return new Promise((resolve) => output.once('drain', resolve))
 }
+
+/** The library's warnings in one line each, without Node's prefix and advice about stack traces. */
+export function watchWarnings(): void {
+  process.removeAllListeners('warning')
+  process.on('warning', (warning) => {
+    if (warning.name === 'Qwen3Warning') process.stderr.write(`qwen3: warning: ${warning.message}\n`)
+    else process.stderr.write(`${warning.stack ?? warning.message}\n`)
+  })
+}

@@ -1,0 +1,15 @@
+// Each result brings the message for the next turn. The cache keeps what was computed: turn two only reads what is new.
+import { Qwen3 } from 'qwen3'
+
+const model = await Qwen3.load('nano')
+try {
+  const messages = [{ role: 'system', content: 'You are a careful calculator.' }]
+  for (const question of ['What is 12 + 30?', 'What is 50 - 8 + 3?']) {
+    messages.push({ role: 'user', content: question })
+    const { text, message, usage } = await model.chat(messages, { seed: 2 }).result()
+    messages.push(message)
+    console.log(`${question} ${text} (${usage.promptTokens} prompt tokens, ${usage.cachedTokens} from the cache)`)
+  }
+} finally {
+  await model.close()
+}
