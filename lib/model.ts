@@ -1,5 +1,5 @@
 /** The model: what a prompt is, who may call, and which calls are under way. The engine below does the rest. */
-import { EventAssembler, type RequestPlan } from './chat'
+import type { RequestPlan } from './chat'
 import { abortedError, Qwen3Error, received } from './errors'
 import { type LoadedModel, loadModel, type ModelInfo } from './load'
 import { BLOCK_TOKENS } from './memory'
@@ -149,7 +149,7 @@ export class Qwen3 {
     entry: Qwen3['chat'] | Qwen3['generate'],
   ): ChatStream {
     for (const warning of plan.warnings) warnOnce(warning)
-    const { native } = this.#loaded
+    const { native, chat } = this.#loaded
     const { tokenizer } = this
     const encode = (cancelled: AbortSignal) => {
       if (typeof prompt !== 'string') return prompt
@@ -157,7 +157,7 @@ export class Qwen3 {
       return tokenizer.encodeAsync(prompt, { ...encoding, signal: cancelled })
     }
     const stream = new TokenStream({
-      assembler: new EventAssembler(plan, tokenizer),
+      assembler: chat.assembler(plan),
       control: {
         submit: (ids, receive) => submitRequest(native, requestOf(plan, ids, 'generate'), receive),
         cancel: (id) => native.cancel(id),

@@ -205,7 +205,8 @@ export function packageRoot(): string {
 }
 
 let loaded: NativeAddon | undefined
-const receivers = new Map<number, (output: NativeOutput) => void>()
+/** Requests under way. The model is held too: while it works it must not be collected. */
+const receivers = new Map<number, { model: NativeModel; receive(output: NativeOutput): void }>()
 
 /** The addon of this thread. Throws `ADDON_NOT_FOUND` with what to do about it; a later call tries again. */
 export function loadAddon(): NativeAddon {
@@ -242,18 +243,18 @@ function dispatch(outputs: NativeOutput[]): void {
   for (const output of outputs) {
     const receiver = receivers.get(output.id)
     if (output.finished) receivers.delete(output.id)
-    receiver?.(output)
+    receiver?.receive(output)
   }
 }
 
-/** Queues a request; `receiver` gets its outputs, the last one with `finished`. Never called before this returns. */
+/** Queues a request; `receive` gets its outputs, the last one with `finished`. Never called before this returns. */
 export function submitRequest(
   model: NativeModel,
   request: NativeRequest,
-  receiver: (output: NativeOutput) => void,
+  receive: (output: NativeOutput) => void,
 ): number {
   const id = translateErrors(() => model.submit(request))
-  receivers.set(id, receiver)
+  receivers.set(id, { model, receive })
   return id
 }
 

@@ -38,8 +38,16 @@ elseif(UNIX)
     -Wl,-z,nodelete
     -Wl,-z,relro,-z,now)
   set_target_properties(qwen3_node PROPERTIES LINK_DEPENDS ${CMAKE_SOURCE_DIR}/native/node/exports.map)
-  if(NOT QWEN3_SANITIZE)
-    # glibc_compat.cc binds these to versions that glibc 2.28 has; scripts/check-glibc.mjs proves that none is missing.
+  # glibc_compat.cc binds these to versions that glibc 2.28 has; scripts/check-glibc.mjs proves that none is missing.
+  # Not under sanitizers, which intercept them, and not on musl or other processors.
+  include(CheckCXXSymbolExists)
+  check_cxx_symbol_exists(__GLIBC__ features.h QWEN3_HAS_GLIBC)
+  if(QWEN3_HAS_GLIBC AND NOT QWEN3_SANITIZE AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|aarch64)$")
+    set(QWEN3_GLIBC_WRAPPED
+      pthread_create pthread_join pthread_detach pthread_once pthread_key_create pthread_key_delete pthread_getspecific
+      pthread_setspecific pthread_mutex_trylock pthread_rwlock_rdlock pthread_rwlock_wrlock pthread_rwlock_unlock
+      pthread_cond_clockwait sem_init sem_post sem_wait sem_destroy dlopen dlsym dlclose dlerror
+      exp exp2 log log2 pow expf logf powf stat stat64 lstat lstat64 fstat fstat64 __libc_single_threaded arc4random)
     target_sources(qwen3_node PRIVATE native/node/glibc_compat.cc)
     foreach(symbol ${QWEN3_GLIBC_WRAPPED})
       target_link_options(qwen3_node PRIVATE -Wl,--wrap=${symbol})

@@ -75,7 +75,7 @@ EngineOptions engine_options_from(const Fields& fields) {
   } else if (rope == "static") {
     options.rope = EngineOptions::Rope::kStatic;
   } else if (rope == "none") {
-    options.rope = EngineOptions::Rope::kNone;
+    options.rope = EngineOptions::Rope::kNever;
   } else {
     unknown("rope", rope);
   }

@@ -46,7 +46,7 @@ class LoadJob : public Job {
 
  private:
   void load() {
-    Runtime& runtime = Runtime::instance();
+    Runtime& runtime = Runtime::get();
     const std::shared_ptr<Backend> backend = runtime.backend(spec_.device, spec_.threads);
     LoadProgress progress;
     progress.cancelled = &cancelled_;
@@ -81,7 +81,7 @@ class PlanJob : public Job {
   void run() noexcept override {
     try {
       spec_.config.validate();
-      const std::shared_ptr<Backend> backend = Runtime::instance().backend(spec_.device, spec_.threads);
+      const std::shared_ptr<Backend> backend = Runtime::get().backend(spec_.device, spec_.threads);
       weight_bytes_ = Model::weight_bytes(spec_.config, *backend, spec_.weights);
       const DType linear_input = spec_.weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
       const auto program = record_forward(spec_.config, spec_.engine.yarn, linear_input);
