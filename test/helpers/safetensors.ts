@@ -24,7 +24,7 @@ export function safetensorsFile(header: object | string, data: Uint8Array = new 
 
 /** A valid file of these tensors, in the given order. The header is padded to a multiple of eight, as writers do. */
 export function encodeSafetensors(tensors: readonly TensorData[]): Uint8Array {
-  const header: Record<string, unknown> = { __metadata__: { format: 'pt' } }
+  const header: Record<string, unknown> = Object.assign(Object.create(null), { __metadata__: { format: 'pt' } })
   const parts: Uint8Array[] = []
   let at = 0
   for (const { name, dtype, shape, values } of tensors) {
