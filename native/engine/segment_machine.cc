@@ -68,40 +68,55 @@ SegmentMachine::Close SegmentMachine::begin(int64_t remaining) {
     return Close::kOpen;
   }
   if (!plan_->starts_in_think) return Close::kOpen;
-  open_think(remaining);
-  if (end_requested_) return close_now(ThinkingStop::kRequested, remaining);
-  if (budget_ == 0) return close_now(ThinkingStop::kBudget, remaining);
-  return remaining <= closing_at_ ? close_now(ThinkingStop::kReserve, remaining) : Close::kOpen;
+  return open_think(0, remaining);
 }
 
-// The whole wrap-up is used when what remains lets a thought of one token, the wrap-up and the reserve fit.
-void SegmentMachine::open_think(int64_t remaining) {
+// Thinking begins, or goes on, and may have to end at once. The whole wrap-up is used when what remains lets a thought
+// of one token, the wrap-up and the reserve fit.
+SegmentMachine::Close SegmentMachine::open_think(double now_ms, int64_t remaining) {
   state_ = State::kThink;
   opened_ = true;
   const int64_t full = static_cast<int64_t>(forced(Close::kFull).size()) + reserve_;
   closing_at_ = remaining > full ? full : static_cast<int64_t>(forced(Close::kShort).size()) + reserve_;
+  if (reserve_ == 0) closing_at_ = -1;
+  if (budget_ >= 0 && thought_ >= budget_) return close_now(ThinkingStop::kBudget, remaining);
+  return must_close(now_ms, remaining);
+}
+
+// What may end thinking at any token.
+SegmentMachine::Close SegmentMachine::must_close(double now_ms, int64_t remaining) {
+  if (end_requested_) return close_now(ThinkingStop::kRequested, remaining);
+  if (plan_->deadline_ms >= 0 && now_ms >= static_cast<double>(plan_->deadline_ms)) {
+    return close_now(ThinkingStop::kDeadline, remaining);
+  }
+  return remaining <= closing_at_ ? close_now(ThinkingStop::kReserve, remaining) : Close::kOpen;
 }
 
 std::span<const int32_t> SegmentMachine::forced(Close close) const {
   if (close == Close::kOpen) return {};
-  const std::span<const int32_t> all = plan_->wrap_up;
-  if (all.empty()) return {&plan_->think_close, 1};
-  return close == Close::kFull ? all : all.last(short_closing_);
+  std::span<const int32_t> ids = plan_->wrap_up;
+  if (ids.empty()) {
+    ids = {&plan_->think_close, 1};
+  } else if (close == Close::kShort) {
+    ids = ids.last(short_closing_);
+  }
+  return ids.first(std::min<size_t>(ids.size(), room_));
 }
 
-// With less than one token left after </think> there is nothing that a closing could make room for: thinking then ends
-// unfinished with the request.
+// Without room for a token after </think> a closing in favour of the answer is pointless, and thinking ends unfinished
+// with the request; a limit of thinking is kept all the same, with as much of the closing as fits.
 SegmentMachine::Close SegmentMachine::close_now(ThinkingStop why, int64_t remaining) {
   const int64_t full = static_cast<int64_t>(forced(Close::kFull).size());
   const int64_t brief = static_cast<int64_t>(forced(Close::kShort).size());
-  const int64_t wanted = std::max<int64_t>(reserve_, 1);
-  const bool fits = why != ThinkingStop::kNatural && remaining >= full + wanted;
-  if (!fits && remaining < brief + 1) return Close::kOpen;
+  const bool for_answer = why == ThinkingStop::kReserve || why == ThinkingStop::kNatural;
+  if (for_answer && remaining < brief + 1) return Close::kOpen;
   state_ = State::kClosed;
   stop_ = why;
   forced_closed_ = true;
   answer_tokens_ = 0;
-  return fits ? Close::kFull : Close::kShort;
+  if (why != ThinkingStop::kNatural && remaining >= full + std::max<int64_t>(reserve_, 1)) return Close::kFull;
+  room_ = remaining;
+  return Close::kShort;
 }
 
 SegmentMachine::Verdict SegmentMachine::push(int32_t token, bool ends, double now_ms, int64_t remaining) {
@@ -124,14 +139,7 @@ SegmentMachine::Verdict SegmentMachine::push(int32_t token, bool ends, double no
   const bool opens = plan_->can_think && token == plan_->think_open && state_ != State::kToolCall && !forced_closed_;
   if (opens && !ends) {
     verdict.segment = Segment::kThink;
-    open_think(remaining);
-    if (end_requested_) {
-      verdict.close = close_now(ThinkingStop::kRequested, remaining);
-    } else if (budget_ >= 0 && thought_ >= budget_) {
-      verdict.close = close_now(ThinkingStop::kBudget, remaining);
-    } else if (remaining <= closing_at_) {
-      verdict.close = close_now(ThinkingStop::kReserve, remaining);
-    }
+    verdict.close = open_think(now_ms, remaining);
     return verdict;
   }
   verdict.segment = answer(token);
@@ -148,14 +156,9 @@ SegmentMachine::Close SegmentMachine::think(int32_t token, double now_ms, int64_
   tail_bytes_ = kept + fresh;
 
   const bool looped = plan_->loop_breaker && loop_.push(token);
-  if (end_requested_) return close_now(ThinkingStop::kRequested, remaining);
   if (budget_ >= 0 && (thought_ >= budget_ || in_landing())) return close_now(ThinkingStop::kBudget, remaining);
-  if (plan_->deadline_ms >= 0 && now_ms >= static_cast<double>(plan_->deadline_ms)) {
-    return close_now(ThinkingStop::kDeadline, remaining);
-  }
-  if (remaining <= closing_at_) return close_now(ThinkingStop::kReserve, remaining);
   if (looped) return close_now(ThinkingStop::kLoop, remaining);
-  return Close::kOpen;
+  return must_close(now_ms, remaining);
 }
 
 bool SegmentMachine::in_landing() const {

@@ -68,7 +68,8 @@ class SegmentMachine {
 
  private:
   enum class State : uint8_t { kStart, kThink, kClosed, kAnswer, kToolCall };
-  void open_think(int64_t remaining);
+  Close open_think(double now_ms, int64_t remaining);
+  Close must_close(double now_ms, int64_t remaining);
   Close think(int32_t token, double now_ms, int64_t remaining);
   Close close_now(ThinkingStop why, int64_t remaining);
   Segment answer(int32_t token);
@@ -82,6 +83,7 @@ class SegmentMachine {
   int64_t budget_, thought_ = 0, reserve_ = 0, answer_tokens_ = 0;
   int64_t short_closing_ = 0;  // ids of the wrap-up from </think> on
   int64_t closing_at_ = 0;     // thinking ends when no more than this remains
+  int64_t room_ = INT64_MAX;   // tokens that a closing may take
   bool end_requested_ = false, forced_closed_ = false, opened_ = false;
   char tail_[8] = {};  // the last bytes of the thought
   int32_t tail_bytes_ = 0;
