@@ -22,21 +22,8 @@ void positive(const char* field, double value) {
   if (!(value > 0) || !std::isfinite(value)) refuse(field, "a positive number", std::to_string(value));
 }
 
-void validate_yarn(const YarnConfig& yarn) {
-  if (!(yarn.factor >= 1) || !std::isfinite(yarn.factor)) {
-    refuse("rope_scaling.factor", "a finite number of at least 1", std::to_string(yarn.factor));
-  }
-  positive("rope_scaling.original_max_position_embeddings", yarn.original_max_position_embeddings);
-  positive("rope_scaling.beta_fast", yarn.beta_fast);
-  positive("rope_scaling.beta_slow", yarn.beta_slow);
-  if (yarn.beta_fast <= yarn.beta_slow) {
-    refuse("rope_scaling.beta_fast", "greater than beta_slow", std::to_string(yarn.beta_fast));
-  }
-  if (yarn.attention_factor) positive("rope_scaling.attention_factor", *yarn.attention_factor);
-}
-
 void validate_experts(const ModelConfig& c) {
-  in_range("num_experts", c.n_experts, 0, 4096);
+  in_range("num_experts", c.n_experts, 0, 1 << 14);
   if (c.moe_layer.size() != static_cast<size_t>(c.n_layers)) {
     refuse("moe_layer", "one flag for each of " + std::to_string(c.n_layers) + " layers",
            std::to_string(c.moe_layer.size()) + " flags");
@@ -65,26 +52,41 @@ void validate_total(const ModelConfig& c) {
 
 }  // namespace
 
+void YarnConfig::validate() const {
+  if (!(factor >= 1) || !std::isfinite(factor)) {
+    refuse("rope_scaling.factor", "a finite number of at least 1", std::to_string(factor));
+  }
+  positive("rope_scaling.original_max_position_embeddings", original_max_position_embeddings);
+  positive("rope_scaling.beta_fast", beta_fast);
+  positive("rope_scaling.beta_slow", beta_slow);
+  if (beta_fast <= beta_slow) {
+    refuse("rope_scaling.beta_fast", "greater than beta_slow", std::to_string(beta_fast));
+  }
+  if (attention_factor) positive("rope_scaling.attention_factor", *attention_factor);
+}
+
 void ModelConfig::validate() const {
   // Bounds far above every published model: they keep counts of objects small and products inside 64 bits.
   in_range("num_hidden_layers", n_layers, 1, 4096);
   in_range("hidden_size", hidden, 1, 1 << 20);
-  in_range("num_attention_heads", n_q_heads, 1, 4096);
-  in_range("num_key_value_heads", n_kv_heads, 1, 4096);
+  in_range("num_attention_heads", n_q_heads, 1, 1 << 14);
+  in_range("num_key_value_heads", n_kv_heads, 1, 1 << 14);
   if (n_q_heads % n_kv_heads != 0) {
     refuse("num_key_value_heads", "a divisor of num_attention_heads (" + std::to_string(n_q_heads) + ")",
            std::to_string(n_kv_heads));
   }
-  in_range("head_dim", head_dim, 2, 1024);
+  in_range("head_dim", head_dim, 2, 4096);
   if (head_dim % 2 != 0) refuse("head_dim", "even (RoPE rotates pairs)", std::to_string(head_dim));
   in_range("vocab_size", vocab, 1, 1 << 24);
   in_range("native_window", native_window, 1, 1 << 30);
   in_range("intermediate_size", ffn, 0, int64_t{1} << 22);
   in_range("moe_intermediate_size", moe_ffn, 0, int64_t{1} << 22);
   positive("rms_norm_eps", static_cast<double>(rms_norm_eps));
-  positive("rope_theta", rope_theta);
+  if (!(rope_theta > 1) || !std::isfinite(rope_theta)) {
+    refuse("rope_theta", "a finite number above 1", std::to_string(rope_theta));
+  }
   validate_experts(*this);
-  if (yarn) validate_yarn(*yarn);
+  if (yarn) yarn->validate();
   try {
     validate_total(*this);
   } catch (const Error& error) {

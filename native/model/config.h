@@ -11,6 +11,9 @@ struct YarnConfig {
   double original_max_position_embeddings = 32768;
   double beta_fast = 32, beta_slow = 1;
   std::optional<double> attention_factor = {};  // unset: 0.1 ln(factor) + 1   (YaRN, arXiv 2309.00071, section 3.4)
+
+  // Throws Error(kInvalidArgument, field at fault).
+  void validate() const;
 };
 
 // The fields of a Qwen3 or Qwen3-MoE config.json that change the result; validated by lib/weights and again here.

@@ -25,6 +25,7 @@ Program::RopeTable rope_table(const ModelConfig& config, const std::optional<Yar
     table.inv_freq.push_back(std::pow(config.rope_theta, -2.0 * i / config.head_dim));
   }
   if (!yarn) return table;
+  yarn->validate();
 
   const double window = yarn->original_max_position_embeddings, theta = config.rope_theta;
   // The published implementations widen the ramp to whole indices and keep it inside the head; checkpoints were

@@ -28,7 +28,7 @@ void configs() {
   refused("num_key_value_heads", [](C& c) { c.n_kv_heads = 8; });
   refused("head_dim", [](C& c) { c.head_dim = 0; });
   refused("head_dim", [](C& c) { c.head_dim = 33; });
-  refused("head_dim", [](C& c) { c.head_dim = 1 << 20; });
+  refused("head_dim", [](C& c) { c.head_dim = 4098; });
   refused("intermediate_size", [](C& c) { c.ffn = 0; });
   refused("intermediate_size", [](C& c) { c.ffn = INT32_MAX; });
   refused("vocab_size", [](C& c) { c.vocab = 0; });
@@ -37,6 +37,7 @@ void configs() {
   refused("rms_norm_eps", [](C& c) { c.rms_norm_eps = 0; });
   refused("rms_norm_eps", [](C& c) { c.rms_norm_eps = NAN; });
   refused("rope_theta", [](C& c) { c.rope_theta = 0; });
+  refused("rope_theta", [](C& c) { c.rope_theta = 1; });
   refused("rope_theta", [](C& c) { c.rope_theta = INFINITY; });
   refused("moe_layer", [](C& c) { c.moe_layer.pop_back(); });
   refused("num_experts", [](C& c) { c.moe_layer[1] = 1; });
@@ -140,6 +141,8 @@ void rope(Random& random) {
   CHECK_NEAR(table.factor, 1.138629436111989, 1e-12);
   CHECK(rope_table(c, YarnConfig{.attention_factor = 1.5}).factor == 1.5);
   CHECK(rope_table(c, YarnConfig{.factor = 1}).factor == 1.0);
+  CHECK_THROWS_SUBJECT(rope_table(c, YarnConfig{.factor = INFINITY}), ErrorCode::kInvalidArgument,
+                       "rope_scaling.factor");
 }
 
 // The recorded program names weights and buffers that exist, in shapes that fit each other.
