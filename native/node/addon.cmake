@@ -44,7 +44,8 @@ elseif(UNIX)
   check_cxx_symbol_exists(__GLIBC__ features.h QWEN3_HAS_GLIBC)
   if(QWEN3_HAS_GLIBC AND NOT QWEN3_SANITIZE AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|aarch64)$")
     set(QWEN3_GLIBC_WRAPPED
-      pthread_create pthread_join pthread_detach pthread_once pthread_key_create pthread_key_delete pthread_getspecific
+      pthread_create pthread_join pthread_detach pthread_once pthread_sigmask pthread_setname_np
+      pthread_getaffinity_np pthread_setaffinity_np pthread_key_create pthread_key_delete pthread_getspecific
       pthread_setspecific pthread_mutex_trylock pthread_rwlock_rdlock pthread_rwlock_wrlock pthread_rwlock_unlock
       pthread_cond_clockwait sem_init sem_post sem_wait sem_destroy dlopen dlsym dlclose dlerror
       exp exp2 log log2 pow expf logf powf stat stat64 lstat lstat64 fstat fstat64 __libc_single_threaded arc4random)

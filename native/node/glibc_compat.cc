@@ -10,7 +10,9 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdint.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -24,13 +26,21 @@ constexpr int kStatVersion = 1;  // _STAT_VER of old headers
 constexpr int kStatVersion = 0;
 #endif
 
-// Declares first_<name> as <name> of the first glibc and forwards __wrap_<name> to it.
-#define QWEN3_FORWARD(result, name, parameters, arguments)           \
-  extern "C" result first_##name parameters;                         \
-  __asm__(".symver first_" #name "," #name "@" QWEN3_FIRST_VERSION); \
-  extern "C" result __wrap_##name parameters {                       \
-    return first_##name arguments;                                   \
+#if defined(__x86_64__)
+#define QWEN3_VERSION_SINCE(x86_64_version) x86_64_version
+#else
+#define QWEN3_VERSION_SINCE(x86_64_version) QWEN3_FIRST_VERSION
+#endif
+
+// Declares first_<name> as <name> of an old glibc and forwards __wrap_<name> to it.
+#define QWEN3_FORWARD_AT(version, result, name, parameters, arguments) \
+  extern "C" result first_##name parameters;                           \
+  __asm__(".symver first_" #name "," #name "@" version);               \
+  extern "C" result __wrap_##name parameters {                         \
+    return first_##name arguments;                                     \
   }
+#define QWEN3_FORWARD(result, name, parameters, arguments) \
+  QWEN3_FORWARD_AT(QWEN3_FIRST_VERSION, result, name, parameters, arguments)
 
 // libpthread and libdl became part of libc in 2.34. Node has loaded both where they are files of their own.
 QWEN3_FORWARD(int, pthread_create,
@@ -39,6 +49,13 @@ QWEN3_FORWARD(int, pthread_create,
 QWEN3_FORWARD(int, pthread_join, (pthread_t thread, void** result), (thread, result))
 QWEN3_FORWARD(int, pthread_detach, (pthread_t thread), (thread))
 QWEN3_FORWARD(int, pthread_once, (pthread_once_t * once, void (*run)(void)), (once, run))
+QWEN3_FORWARD(int, pthread_sigmask, (int how, const sigset_t* set, sigset_t* old), (how, set, old))
+QWEN3_FORWARD_AT(QWEN3_VERSION_SINCE("GLIBC_2.12"), int, pthread_setname_np, (pthread_t thread, const char* name),
+                 (thread, name))
+QWEN3_FORWARD_AT(QWEN3_VERSION_SINCE("GLIBC_2.3.4"), int, pthread_getaffinity_np,
+                 (pthread_t thread, size_t bytes, cpu_set_t* set), (thread, bytes, set))
+QWEN3_FORWARD_AT(QWEN3_VERSION_SINCE("GLIBC_2.3.4"), int, pthread_setaffinity_np,
+                 (pthread_t thread, size_t bytes, const cpu_set_t* set), (thread, bytes, set))
 QWEN3_FORWARD(int, pthread_key_create, (pthread_key_t * key, void (*destroy)(void*)), (key, destroy))
 QWEN3_FORWARD(int, pthread_key_delete, (pthread_key_t key), (key))
 QWEN3_FORWARD(void*, pthread_getspecific, (pthread_key_t key), (key))
