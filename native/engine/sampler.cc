@@ -17,10 +17,10 @@ constexpr float kOne = 549755813888.0f;  // 2^39
 // Below this exponent a mass is 0: 2^-39 = e^-27.03.
 constexpr float kNegligible = -27.1f;
 
-// Floats as integers of the same order (IEEE 754 in sign-magnitude turned into two's complement); -0 is below +0, which
-// penalties cannot make of equal logits.
+// Floats as integers of the same order (IEEE 754 in sign-magnitude turned into two's complement). Adding zero makes -0
+// and +0 the same key.
 int32_t order_key(float value) {
-  const int32_t bits = static_cast<int32_t>(f32_to_bits(value));
+  const int32_t bits = static_cast<int32_t>(f32_to_bits(value + 0.0f));
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 
