@@ -1,0 +1,249 @@
+// How far the CPU backend is from what the machine can do: read bandwidth and multiply-add rate are measured first, in
+// the same run, then every operation and whole steps of a random model in the shape of Qwen3-0.6B.
+//
+//   cpu_bench [--threads N] [--isa L] [--layers N] [--prompt N] [--context N] [--experts] [--f32] [--json] [--cpu-time]
+//
+// bytes: weights and cache that an operation must read once. flops: two per multiply-add of its products.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "cpu/cpu_info.h"
+#include "model/model.h"
+#include "roofs.h"
+
+using namespace qwen3;
+using namespace qwen3::bench;
+
+namespace {
+
+struct Options {
+  int threads = 0, layers = 28, prompt = 512, context = 1024, rounds = 5;
+  std::string isa = "auto";
+  bool f32 = false, json = false, experts = false;
+};
+
+Options parse(int argc, char** argv) {
+  Options o;
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i];
+    const auto value = [&] { return i + 1 < argc ? argv[++i] : ""; };
+    if (flag == "--threads")
+      o.threads = std::atoi(value());
+    else if (flag == "--isa")
+      o.isa = value();
+    else if (flag == "--layers")
+      o.layers = std::atoi(value());
+    else if (flag == "--prompt")
+      o.prompt = std::atoi(value());
+    else if (flag == "--context")
+      o.context = std::atoi(value());
+    else if (flag == "--rounds")
+      o.rounds = std::atoi(value());
+    else if (flag == "--f32")
+      o.f32 = true;
+    else if (flag == "--json")
+      o.json = true;
+    else if (flag == "--cpu-time")
+      cpu_time = true;
+    else if (flag == "--experts")
+      o.experts = true;
+    else {
+      std::fprintf(stderr, "unknown flag %s\n", flag.c_str());
+      std::exit(2);
+    }
+  }
+  return o;
+}
+
+// Qwen3-0.6B, or with --experts a model of 128 experts, top 8, of half that depth.
+ModelConfig shape(const Options& o) {
+  ModelConfig c;
+  c.n_layers = o.layers, c.hidden = 1024, c.n_q_heads = 16, c.n_kv_heads = 8, c.head_dim = 128, c.ffn = 3072;
+  c.vocab = 151936, c.rope_theta = 1e6, c.tied_embeddings = true, c.native_window = 32768;
+  c.moe_layer.assign(static_cast<size_t>(o.layers), o.experts ? 1 : 0);
+  if (o.experts) c.n_experts = 128, c.top_k_experts = 8, c.moe_ffn = 512;
+  return c;
+}
+
+// What one step has to move and to compute.
+struct Work {
+  double bytes = 0, flops = 0;
+};
+
+class Bench {
+ public:
+  explicit Bench(const Options& o)
+      : options_(o),
+        isa_(o.isa == "auto" ? cpu_info().isa : o.isa),
+        pool_(o.threads),
+        backend_(create_cpu_backend(o.threads, o.isa)) {}
+
+  void run() {
+    config_ = shape(options_);
+    WeightsSource source;
+    source.random = true;
+    const double begin = seconds_now();
+    model_ = Model::load(config_, source, *backend_, options_.f32 ? WeightFormat::kF32 : WeightFormat::kBF16, {});
+    program_ = model_->program(std::nullopt);
+    const int64_t bytes =
+        Model::weight_bytes(config_, *backend_, options_.f32 ? WeightFormat::kF32 : WeightFormat::kBF16);
+    if (!options_.json)
+      std::printf("made and packed %.0f MB of weights in %.1f s\n", bytes / 1e6, seconds_now() - begin);
+    const int64_t positions = options_.context + options_.prompt;
+    cache_ = backend_->create_kv_cache(*program_, options_.f32 ? DType::kF32 : DType::kBF16, (positions + 63) / 64 * 8);
+    roofs_ = measure_roofs(pool_, isa_);
+    if (options_.json) {
+      std::printf(
+          "{\"isa\": \"%s\", \"threads\": %d, \"readGBs\": %.2f, \"bf16Gflops\": %.1f, \"f32Gflops\": %.1f, \"lines\": "
+          "[",
+          isa_.c_str(), pool_.size(), roofs_.read_gbs, roofs_.bf16_flops / 1e9, roofs_.f32_flops / 1e9);
+    } else {
+      std::printf("isa %s, %d threads: read %.1f GB/s, bf16 %.0f GFLOP/s, f32 %.0f GFLOP/s\n", isa_.c_str(),
+                  pool_.size(), roofs_.read_gbs, roofs_.bf16_flops / 1e9, roofs_.f32_flops / 1e9);
+      std::printf("%-26s %10s %10s %10s %9s %7s\n", "", "ms", "MB", "GFLOP", "of read", "of peak");
+    }
+    for (const char* name : {"attention_norm", "qkv", "q_rope", "attention", "attention_residual", "ffn",
+                             "ffn_residual", "moe_residual", "logits"}) {
+      op_line(name, 1, options_.context);
+      op_line(name, options_.prompt, 0);
+    }
+    step_line("decode, 1 sequence", 1, 1, options_.context);
+    step_line("decode, 8 sequences", 8, 1, options_.context);
+    step_line("prefill", 1, options_.prompt, 0);
+    const double again = read_bandwidth(pool_, cpu::isa_available("avx512"), 1);
+    if (options_.json) {
+      std::printf("], \"readGBsAfter\": %.2f}\n", again);
+    } else {
+      std::printf("read bandwidth after: %.1f GB/s\n", again);
+    }
+  }
+
+ private:
+  Work op_work(const std::string& name, double rows, double begin) const {
+    const ModelConfig& c = config_;
+    const double element = options_.f32 ? 4 : 2, q = 1.0 * c.n_q_heads * c.head_dim,
+                 kv = 1.0 * c.n_kv_heads * c.head_dim;
+    const auto linear = [&](double n, double k, double times) {
+      return Work{times * n * k * element, times * 2 * n * k * rows};
+    };
+    const double layers = c.n_layers;
+    if (name == "qkv") return linear(q + 2 * kv, c.hidden, layers);
+    if (name == "attention_residual") return linear(c.hidden, q, layers);
+    if (name == "ffn") return c.n_experts ? Work{} : linear(2.0 * c.ffn, c.hidden, layers);
+    if (name == "ffn_residual") return c.n_experts ? Work{} : linear(c.hidden, c.ffn, layers);
+    if (name == "moe_residual" && c.n_experts) {
+      const double touched = c.n_experts * (1 - std::pow(1 - 1.0 * c.top_k_experts / c.n_experts, rows));
+      return {layers * (touched * 3 * c.moe_ffn + c.n_experts) * c.hidden * element,
+              layers * 2 * rows * c.hidden * (3.0 * c.moe_ffn * c.top_k_experts + c.n_experts)};
+    }
+    if (name == "logits") return {1.0 * c.vocab * c.hidden * element, 2.0 * c.vocab * c.hidden};
+    if (name == "attention") {
+      const double keys = rows * begin + rows * (rows + 1) / 2;  // pairs of query and visible key
+      return {layers * 2 * kv * (begin + rows) * element, layers * 4 * q * keys};
+    }
+    return {};
+  }
+
+  // Seconds of a step with `n` sequences of `rows` rows from `position`; the median of the rounds.
+  double time(Executable& executable, int32_t n, int32_t rows, int32_t position) {
+    std::vector<int32_t> tokens(static_cast<size_t>(n * rows)), logits_rows;
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>((i * 7919 + 17) % 151000);
+    const int32_t blocks = (position + rows + kBlockSize - 1) / kBlockSize;
+    std::vector<int32_t> table(static_cast<size_t>(n * blocks));
+    std::iota(table.begin(), table.end(), 0);
+    std::vector<StepSequence> sequences;
+    for (int32_t i = 0; i < n; ++i) {
+      sequences.push_back({i * rows, rows, position,
+                           std::span(table).subspan(static_cast<size_t>(i * blocks), static_cast<size_t>(blocks)), 0});
+      logits_rows.push_back(i * rows + rows - 1);
+    }
+    std::vector<float> logits(static_cast<size_t>(n) * static_cast<size_t>(config_.vocab));
+    std::vector<double> times;
+    for (int round = 0; round <= options_.rounds; ++round) {
+      const double begin = seconds_now();
+      executable.run(StepBatch{tokens, sequences, logits_rows}, *cache_, logits.data());
+      if (round > 0) times.push_back(seconds_now() - begin);  // the first warms up
+    }
+    std::sort(times.begin(), times.end());
+    best_ = times.front();
+    return times[times.size() / 2];
+  }
+
+  // All layers' operations of one kind, as a program of their own: the weights are too large for the caches.
+  void op_line(const std::string& name, int32_t rows, int32_t position) {
+    auto part = std::make_shared<Program>(*program_);
+    part->ops.clear(), part->op_names.clear();
+    for (size_t i = 0; i < program_->ops.size(); ++i) {
+      const std::string& full = program_->op_names[i];
+      if (full.substr(full.rfind('.') + 1) != name) continue;
+      part->ops.push_back(program_->ops[i]);
+      part->op_names.push_back(full);
+    }
+    if (part->ops.empty()) return;
+    const auto executable = backend_->compile(part, model_->weights(), rows, position + rows);
+    const double seconds = time(*executable, 1, rows, position);
+    print(name + (rows == 1 ? ", decode" : ", prefill"), seconds, op_work(name, rows, position), 0);
+  }
+
+  void step_line(const std::string& name, int32_t n, int32_t rows, int32_t position) {
+    const auto executable = backend_->compile(program_, model_->weights(), n * rows, position + rows);
+    const double seconds = time(*executable, n, rows, position);
+    Work work;
+    for (const char* op : {"qkv", "attention_residual", "ffn", "ffn_residual", "moe_residual", "logits"}) {
+      Work w = op_work(op, 1.0 * n * rows, position);
+      if (std::string(op) == "logits") w.flops *= n;
+      work.bytes += w.bytes, work.flops += w.flops;
+    }
+    const Work attention = op_work("attention", rows, position);
+    work.bytes += n * attention.bytes, work.flops += n * attention.flops;
+    print(name, seconds, work, n * rows / seconds);
+  }
+
+  void print(const std::string& name, double seconds, const Work& work, double tokens_per_second) {
+    const double of_read = work.bytes / seconds / 1e9 / roofs_.read_gbs;
+    const double of_peak = work.flops / seconds / (options_.f32 ? roofs_.f32_flops : roofs_.bf16_flops);
+    if (options_.json) {
+      std::printf(
+          "%s{\"name\": \"%s\", \"ms\": %.3f, \"bestMs\": %.3f, \"bytes\": %.0f, \"flops\": %.0f, \"ofRead\": %.3f, "
+          "\"ofPeak\": %.3f, \"tokensPerSecond\": %.1f}",
+          first_ ? "" : ", ", name.c_str(), seconds * 1e3, best_ * 1e3, work.bytes, work.flops, of_read, of_peak,
+          tokens_per_second);
+      first_ = false;
+      return;
+    }
+    std::printf("%-26s %10.2f %10.1f %10.2f %8.1f%% %6.1f%%  best %.2f ms", name.c_str(), seconds * 1e3,
+                work.bytes / 1e6, work.flops / 1e9, 100 * of_read, 100 * of_peak, best_ * 1e3);
+    if (tokens_per_second > 0) std::printf("   %.1f tokens/s", tokens_per_second);
+    std::printf("\n");
+  }
+
+  Options options_;
+  std::string isa_;
+  ThreadPool pool_;
+  std::unique_ptr<Backend> backend_;
+  ModelConfig config_;
+  std::shared_ptr<const Model> model_;
+  std::shared_ptr<const Program> program_;
+  std::unique_ptr<KvCache> cache_;
+  Roofs roofs_;
+  double best_ = 0;
+  bool first_ = true;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    Bench(parse(argc, argv)).run();
+  } catch (const qwen3::Error& error) {
+    std::fprintf(stderr, "%s: %s\n", error_code_name(error.code()), error.what());
+    return 1;
+  }
+  return 0;
+}
