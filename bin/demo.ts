@@ -107,6 +107,6 @@ function report(flags: DemoFlags, results: ChatResult[], seconds: number): void 
   })
   const tokens = results.reduce((sum, { usage }) => sum + usage.completionTokens, 0)
   out.write(
-    `\n${tokens} tokens in ${seconds.toFixed(1)} s, model included. Next: qwen3 run 'What is 12 + 30 - 7?', qwen3 --help\n`,
+    `\n${tokens} tokens in ${seconds.toFixed(1)} s, model included. Next: qwen3 run 'What is 12+30-7?', qwen3 --help\n`,
   )
 }

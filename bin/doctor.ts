@@ -54,11 +54,11 @@ async function checkModel(
   try {
     const start = performance.now()
     const model = await Qwen3.load('nano')
-    const { text } = await model.chat('What is 12 + 30 - 7?', { seed: 1 }).result()
+    const { text } = await model.chat('What is 12+30-7?', { seed: 1 }).result()
     await model.close()
     const answer = `${JSON.stringify(text)} in ${(performance.now() - start).toFixed(0)} ms`
     if (text.match(/\d+/g)?.at(-1) === '35') good('nano', answer)
-    else bad('nano', `${answer}, but 12 + 30 - 7 is 35: please report this with the lines above`)
+    else bad('nano', `${answer}, but 12+30-7 is 35: please report this with the lines above`)
   } catch (error) {
     bad('nano', (error as Error).message)
   }

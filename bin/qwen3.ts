@@ -16,7 +16,7 @@ import { addTokenize } from './tokenize'
 
 const afterHelp = `
 First steps:
-  qwen3 run 'Tom has 12 apples and buys 30. He eats 7. How many are left?'
+  qwen3 run 'Tom has 12 apples. Day 1: he buys 30. Day 2: he loses 7. How many apples does Tom have now?'
   qwen3 demo                         the same model at three thinking budgets, side by side
   qwen3 chat --model ./Qwen3-0.6B    a conversation with a model you downloaded
   qwen3 help run                     every option of a command, with examples

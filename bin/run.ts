@@ -57,11 +57,11 @@ export function addRun(program: Command): void {
     )
   addLoadFlags(addAnswerFlags(command))
   examples(command, [
-    ["qwen3 run 'What is 12 + 30 - 7?'", 'one answer of the built-in demo model'],
-    ["qwen3 run --budget 64 'What is 12 + 30 - 7?'", 'think for at most 64 tokens'],
-    ["qwen3 run --no-think 'What is 12 + 30 - 7?'", 'answer at once'],
+    ["qwen3 run 'What is 12+30-7?'", 'one answer of the built-in demo model'],
+    ["qwen3 run --budget 64 'What is 12+30-7?'", 'think for at most 64 tokens'],
+    ["qwen3 run --no-think 'What is 12+30-7?'", 'answer at once'],
     ['qwen3 run -m ./Qwen3-0.6B "Summarise:" < notes.txt', 'a real model; prompt and piped text'],
-    ["qwen3 run --json 'What is 2 + 2?' | jq .usage", 'for programs'],
+    ["qwen3 run --json 'What is 2+2?' | jq .usage", 'for programs'],
   ])
 }
 
@@ -93,7 +93,7 @@ async function run(words: string[], flags: RunFlags): Promise<void> {
 async function promptText(words: string[], mayReadStdin: boolean): Promise<string> {
   const piped = mayReadStdin && stdinIsPiped() ? (await readStdin()).replace(/\n$/, '') : ''
   const prompt = [words.join(' '), piped].filter((part) => part !== '').join('\n\n')
-  if (prompt === '') throw new UsageError("there is no prompt. Try: qwen3 run 'What is 12 + 30 - 7?'")
+  if (prompt === '') throw new UsageError("there is no prompt. Try: qwen3 run 'What is 12+30-7?'")
   return prompt
 }
 

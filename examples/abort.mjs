@@ -3,7 +3,7 @@ import { Qwen3 } from 'qwen3'
 
 const model = await Qwen3.load('nano')
 try {
-  const stream = model.chat('What is 12 + 30 - 7?', { ignoreEos: true, signal: AbortSignal.timeout(100) })
+  const stream = model.chat('What is 12+30-7?', { ignoreEos: true, signal: AbortSignal.timeout(100) })
   await stream.result()
 } catch (error) {
   if (error.code !== 'ABORTED') throw error

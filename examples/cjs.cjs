@@ -4,7 +4,7 @@ const { Qwen3, Qwen3Error } = require('qwen3')
 async function main() {
   const model = await Qwen3.load('nano')
   try {
-    const { text } = await model.chat('What is 12 + 30 - 7?', { seed: 1 }).result()
+    const { text } = await model.chat('What is 12+30-7?', { seed: 1 }).result()
     console.log(text)
   } finally {
     await model.close()

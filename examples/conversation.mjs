@@ -3,8 +3,8 @@ import { Qwen3 } from 'qwen3'
 
 const model = await Qwen3.load('nano')
 try {
-  const messages = [{ role: 'system', content: 'You are a careful calculator.' }]
-  for (const question of ['What is 12 + 30?', 'What is 50 - 8 + 3?']) {
+  const messages = [{ role: 'system', content: 'Work carefully.' }]
+  for (const question of ['What is 12+30?', 'What is 50-8+3?']) {
     messages.push({ role: 'user', content: question })
     const { text, message, usage } = await model.chat(messages, { seed: 2 }).result()
     messages.push(message)

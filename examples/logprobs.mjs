@@ -3,7 +3,7 @@ import { Qwen3 } from 'qwen3'
 
 const model = await Qwen3.load('nano')
 try {
-  const { logprobs } = await model.chat('What is 2 + 3?', { thinking: false, logprobs: 2, seed: 1 }).result()
+  const { logprobs } = await model.chat('What is 2+3?', { thinking: false, logprobs: 2, seed: 1 }).result()
   for (const { token, logprob, top } of logprobs)
     console.log(
       JSON.stringify(token),

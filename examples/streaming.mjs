@@ -3,7 +3,9 @@ import { Qwen3 } from 'qwen3'
 
 const model = await Qwen3.load('nano')
 try {
-  const stream = model.chat('Tom has 12 apples. He buys 30. He eats 7. How many apples does Tom have now?')
+  const stream = model.chat(
+    'Tom has 12 apples. Day 1: he buys 30. Day 2: he loses 7. How many apples does Tom have now?',
+  )
   for await (const event of stream) {
     if (event.type === 'thinking') process.stdout.write(`\x1b[2m${event.text}\x1b[0m`)
     else if (event.type === 'text') process.stdout.write(event.text)

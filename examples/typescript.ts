@@ -18,7 +18,7 @@ function show(event: ChatEvent): string {
 async function main(): Promise<void> {
   const model = await Qwen3.load('nano')
   try {
-    const stream = model.chat('What is 12 + 30 - 7?', { thinkingBudget: 128, seed: 1 })
+    const stream = model.chat('What is 12+30-7?', { thinkingBudget: 128, seed: 1 })
     for await (const event of stream) process.stdout.write(show(event))
     const result: ChatResult = await stream.result()
     console.log(result.finishReason)

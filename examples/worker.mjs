@@ -5,7 +5,7 @@ import { Qwen3 } from 'qwen3'
 if (isMainThread) {
   const worker = new Worker(new URL(import.meta.url))
   worker.on('message', (text) => console.log(`the worker says: ${text}`))
-  worker.postMessage('What is 12 + 30 - 7?')
+  worker.postMessage('What is 12+30-7?')
 } else {
   parentPort.once('message', async (question) => {
     const model = await Qwen3.load('nano')

@@ -146,7 +146,7 @@ function install(tarball) {
 function smoke(project, node) {
   const env = userEnvironment(barePath())
   const command = join(project, 'node_modules/qwen3/dist/bin/qwen3.js')
-  const answer = output(node, [command, 'run', '--no-stdin', '--seed', '1', 'What is 12 + 30 - 7?'], {
+  const answer = output(node, [command, 'run', '--no-stdin', '--seed', '1', 'What is 12+30-7?'], {
     cwd: project,
     env,
   })

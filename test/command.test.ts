@@ -9,7 +9,7 @@ import { qwen3, start, startCommand } from './helpers/command'
 const folder = mkdtempSync(join(tmpdir(), 'qwen3-command-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-const question = 'What is 12 + 30 - 7?'
+const question = 'What is 12+30-7?'
 const escapeCode = '\x1b'
 
 describe('help and usage', () => {
@@ -96,7 +96,7 @@ describe('run', () => {
     const options = ['run', '-q', '--seed', '1', '--json']
     const [piped, both, words] = await Promise.all([
       qwen3(options, { input: `${question}\n` }),
-      qwen3([...options, 'What is', '12 + 30 - 7?'], { input: '' }),
+      qwen3([...options, 'What is', '12+30-7?'], { input: '' }),
       qwen3([...options, question]),
     ])
     expect(JSON.parse(piped.stdout).ids).toEqual(JSON.parse(words.stdout).ids)

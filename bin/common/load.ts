@@ -32,7 +32,7 @@ function progressLine() {
       if (now - start < 300 || now - shown < 100) return
       shown = now
       const percent = Math.floor((100 * loadedBytes) / Math.max(1, totalBytes))
-      process.stderr.write(`\r\x1b[Kloading ${percent}% of ${(totalBytes / 2 ** 30).toFixed(2)} GiB`)
+      process.stderr.write(`\r\x1b[Kloading ${percent}% of ${(totalBytes / 1e6).toFixed(0)} MB`)
     },
     clear() {
       if (shown > 0) process.stderr.write('\r\x1b[K')

@@ -15,7 +15,7 @@ export interface Finished {
 export interface Running {
   child: ChildProcess
   finished: Promise<Finished>
-  /** Resolves when stdout (or stderr) holds `text`; rejects when the process ends before. */
+  /** Resolves when the output after the last match holds `text`; rejects when the process ends before. */
   saw(text: string | RegExp): Promise<void>
 }
 
@@ -36,9 +36,12 @@ export function start(command: string, args: string[], { input, env, cwd, open }
   })
   const text = { stdout: '', stderr: '' }
   const watchers = new Set<() => void>()
+  /** stdout and stderr in order of arrival, without what saw() has matched. */
+  let unseen = ''
   for (const name of ['stdout', 'stderr'] as const)
     child[name]!.setEncoding('utf8').on('data', (chunk: string) => {
       text[name] += chunk
+      unseen += chunk
       for (const watcher of watchers) watcher()
     })
   if (input !== undefined) child.stdin!.end(input)
@@ -54,12 +57,14 @@ export function start(command: string, args: string[], { input, env, cwd, open }
   const saw = (wanted: string | RegExp) =>
     new Promise<void>((resolve, reject) => {
       const watcher = () => {
-        const all = text.stdout + text.stderr
-        const found = typeof wanted === 'string' ? all.includes(wanted) : wanted.test(all)
+        const match = typeof wanted === 'string' ? unseen.indexOf(wanted) : unseen.search(wanted)
+        const found = match >= 0
         if (!found && !ended) return
         watchers.delete(watcher)
-        if (found) resolve()
-        else reject(new Error(`ended without ${wanted}:\n${all}`))
+        if (!found) return reject(new Error(`ended without ${wanted}:\n${text.stdout}${text.stderr}`))
+        const length = typeof wanted === 'string' ? wanted.length : wanted.exec(unseen)![0].length
+        unseen = unseen.slice(match + length)
+        resolve()
       }
       watchers.add(watcher)
       watcher()
