@@ -25,6 +25,8 @@ export interface Match {
   start: number
   end: number
   id: number
+  /** Where the token itself ends, without stripped white space: the oracle looks for the next one from here. */
+  resume: number
 }
 
 interface Node {
@@ -66,10 +68,14 @@ export class AddedTokenMatcher {
   }
 
   /**
-   * The next match in `units[from, to)`; `base` is where the text begins. `literal` holds ascending pairs
-   * [start, end) of offsets whose text never belongs to a token; a match that touches one is passed over.
+   * The next match in `units[from, to)` of a text that begins at `base` and is cut up to `taken` already. `literal` holds
+   * ascending pairs [start, end) of offsets whose text never belongs to a token; a match that touches one is passed over.
    */
-  find(units: Uint16Array, base: number, from: number, to: number, literal: ArrayLike<number>): Match | undefined {
+  find(
+    units: Uint16Array,
+    { base, taken, from, to }: { base: number; taken: number; from: number; to: number },
+    literal: ArrayLike<number>,
+  ): Match | undefined {
     const { begins } = this
     if (!begins) return undefined
     for (let i = from; i < to; i++) {
@@ -81,7 +87,7 @@ export class AddedTokenMatcher {
         i = end - 1 // the oracle goes on after a match that it refused
         continue
       }
-      return stretch(units, token, i, end, from, to)
+      return stretch(units, token, i, end, taken, to)
     }
     return undefined
   }
@@ -112,10 +118,14 @@ function literalBound(literal: ArrayLike<number>, i: number): number {
   return Math.max(i, literal[2 * low]!)
 }
 
-function stretch(units: Uint16Array, token: AddedToken, start: number, end: number, from: number, to: number): Match {
-  if (token.lstrip) while (start > from && classOf[units[start - 1]!]! & SPACE) start--
+function stretch(units: Uint16Array, token: AddedToken, start: number, end: number, taken: number, to: number): Match {
+  const resume = end
+  if (token.lstrip) {
+    while (start > taken && classOf[units[start - 1]!]! & SPACE) start--
+    start = Math.max(start, taken)
+  }
   if (token.rstrip) while (end < to && classOf[units[end]!]! & SPACE) end++
-  return { start, end, id: token.id }
+  return { start, end, id: token.id, resume }
 }
 
 function isWordBefore(units: Uint16Array, base: number, i: number): boolean {

@@ -116,12 +116,15 @@ export class Encoder {
   private *parts(units: Uint16Array, length: number, spans: Spans) {
     const literal = spans.literal
     let at = 0
-    while (at < length) {
-      const match = spans.parseSpecial ? this.raw.find(units, 0, at, length, literal) : undefined
+    let from = 0
+    while (at < length || from < length) {
+      const range = { base: 0, taken: at, from, to: length }
+      const match = spans.parseSpecial ? this.raw.find(units, range, literal) : undefined
       const end = match ? match.start : length
       if (end > at) yield* this.normalizedParts(units, at, end, spans)
-      if (match) yield { id: match.id, units, start: match.start, end: match.end }
+      if (match && match.end > match.start) yield { id: match.id, units, start: match.start, end: match.end }
       at = match ? match.end : length
+      from = match ? match.resume : length
     }
   }
 
@@ -129,6 +132,7 @@ export class Encoder {
     const nfc = normalize(units, start, end)
     const last = nfc.end
     let at = nfc.start
+    let from = at
     let find = spans.parseSpecial && !this.normalized.empty
     let literal = spans.literal
     if (find && literal.length > 0 && nfc.units !== units) {
@@ -136,12 +140,14 @@ export class Encoder {
       find = !overlaps(literal, start, end)
       literal = NONE
     }
-    while (at < last) {
-      const match = find ? this.normalized.find(nfc.units, nfc.start, at, last, literal) : undefined
+    while (at < last || from < last) {
+      const range = { base: nfc.start, taken: at, from, to: last }
+      const match = find ? this.normalized.find(nfc.units, range, literal) : undefined
       const stop = match ? match.start : last
       if (stop > at) yield { id: -1, units: nfc.units, start: at, end: stop }
-      if (match) yield { id: match.id, units: nfc.units, start: match.start, end: match.end }
+      if (match && match.end > match.start) yield { id: match.id, units: nfc.units, start: match.start, end: match.end }
       at = match ? match.end : last
+      from = match ? match.resume : last
     }
   }
 

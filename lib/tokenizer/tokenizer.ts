@@ -1,5 +1,5 @@
 /** The public tokenizer: text to ids and back. */
-import { Qwen3Error } from '../errors'
+import { Qwen3Error, throwIfAborted } from '../errors'
 import type { AddedToken } from './added'
 import { type DecodeOptions, StreamDecoder } from './decode'
 import { describeTokenizerJson, rejectDuplicates, type TokenizerDescription } from './description'
@@ -86,9 +86,7 @@ export class Tokenizer {
     const steps = this.encoder.steps(checkText(text), checkSpans(text, options))
     let started = performance.now()
     for (;;) {
-      if (signal?.aborted) {
-        throw new Qwen3Error('ABORTED', 'encoding was cancelled by its signal', { cause: signal.reason })
-      }
+      throwIfAborted(signal)
       const step = steps.next()
       if (step.done) return step.value
       if (performance.now() - started < SLICE_MS) continue
@@ -105,8 +103,9 @@ export class Tokenizer {
     const literal: number[] = []
     let at = 0
     for (const { text, parseSpecial } of parts) {
-      if (!parseSpecial && text.length > 0) literal.push(at, at + text.length)
-      at += checkText(text).length
+      const { length } = checkText(text)
+      if (!parseSpecial && length > 0) literal.push(at, at + length)
+      at += length
     }
     return this.encode(parts.map((part) => part.text).join(''), { parseSpecial: true, literal })
   }
