@@ -150,6 +150,9 @@ export class FencedInterpreter extends Base {
         return this.indent(value, args, named)
       case 'join':
         return this.join(value, args, named)
+      case 'length':
+        if (value.type === 'StringValue') return makeInteger(this.plain(value.value as string).length)
+        break
       case 'string':
         return makeString(this.print(value))
       case 'sort':

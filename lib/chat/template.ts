@@ -55,7 +55,7 @@ export const RESERVED_ARGUMENTS: readonly string[] = [
   'kwargs',
 ]
 
-const MAX_SOURCE = 256 << 10
+const MAX_SOURCE = 128 << 10
 const MAX_TOKENS = 100_000
 const MAX_NESTING = 100
 const MAX_EXPRESSION = 2000
@@ -65,8 +65,8 @@ const LONG_SPACE = /\s{256}/
 const OPEN = '<think>'
 const CLOSE = '</think>'
 
-/** About 25 ms of rendering for the smallest prompt; more for each value and character that goes in. */
-const BASE_FUEL = 100_000
+/** About 15 ms of rendering for the smallest prompt; more for each value and character that goes in. */
+const BASE_FUEL = 50_000
 const FUEL_PER_VALUE = 200
 const CHARS_PER_UNIT = 8
 const MAX_GROWTH = 1 << 20
@@ -233,11 +233,21 @@ function checkNesting(tokens: { type: string; value: string }[], bad: (problem: 
     if (type.startsWith('Open') && type !== 'OpenStatement' && type !== 'OpenExpression') depth++
     else if (type.startsWith('Close') && type !== 'CloseStatement' && type !== 'CloseExpression') depth--
     else if (type === 'Identifier' && tokens[i - 1]?.type === 'OpenStatement') {
-      if (/^(if|for|macro|call|filter)$/.test(value)) depth++
-      else if (/^end(if|for|macro|call|filter)$/.test(value)) depth--
+      if (/^(if|for|macro|call|filter)$/.test(value) || (value === 'set' && isBlockSet(tokens, i))) depth++
+      else if (/^end(if|for|macro|call|filter|set)$/.test(value)) depth--
     }
     if (depth > MAX_NESTING) throw bad(`nested deeper than ${MAX_NESTING} levels`)
   }
+}
+
+/** `{% set x %}...{% endset %}`: there is no `=` before the statement closes. */
+function isBlockSet(tokens: { type: string }[], at: number): boolean {
+  const end = Math.min(tokens.length, at + MAX_EXPRESSION)
+  for (let i = at; i < end; i++) {
+    if (tokens[i]!.type === 'Equals') return false
+    if (tokens[i]!.type === 'CloseStatement') return true
+  }
+  return false
 }
 
 /** Literals and texts of a template, without recursion. */

@@ -28,7 +28,7 @@ export interface TemplateFiles {
 const MAX_CONFIG = 1 << 20
 const MAX_TOKENIZER_CONFIG = 16 << 20
 /** The largest published templates have about 20 KiB. */
-export const MAX_TEMPLATE = 256 << 10
+export const MAX_TEMPLATE = 128 << 10
 
 /** Reads generation_config.json; absent = only the ids that config.json names. Beam search and the like are refused. */
 export async function readGenerationConfig(directory: ModelDirectory, configEos: number[]): Promise<GenerationConfig> {
