@@ -42,7 +42,7 @@ async function peerContinuation(file: string, prompts: Int32Array[]) {
   for (const prompt of prompts) {
     const context = await model.createContext({
       contextSize: 1024,
-      threads: 2,
+      threads: 1, // spinning threads starve on a busy machine, and speed is not the question here
       flashAttention: false,
       experimentalKvCacheKeyType: 'F32',
       experimentalKvCacheValueType: 'F32',
