@@ -20,9 +20,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SHARD = 2048          # examples generated and sorted by length at a time
 MICRO_TOKENS = 2560   # rows times padded length of one micro-batch
 MICRO_BATCHES = 2     # micro-batches of different lengths per step
-ANSWER_WEIGHT = 3     # of tokens in short (non-thinking) replies, which would else be 5 % of the loss
+ANSWER_WEIGHT = 3     # of tokens in short (non-thinking) replies, which would else be 5 % of the loss; the plan may lower it
 
-# (name, last step, kinds of example with their shares). Steps are cumulative.
+# (name, last step, kinds of example with most steps and share, answer weight if not the usual). Steps are cumulative.
 PLAN = [
     ("base-short", 400, [("plain", 2, 1.0)]),
     ("base", 1000, [("plain", 8, 0.6), ("thinking", 8, 0.4)]),
@@ -38,7 +38,7 @@ MAKERS = {
     "talk": lambda rng, n: chat.small_talk_example(rng), "tool": lambda rng, n: chat.tool_example(rng)}
 
 
-def shard(tok, stage, mix, index, seed):
+def shard(tok, stage, mix, index, seed, answer_weight):
     """Micro-batches of one shard, of like length within, in random order; a pure function of its arguments."""
     rng = random.Random(f"{seed}/{stage}/{index}")
     kinds = rng.choices(mix, [share for _, _, share in mix], k=SHARD)
@@ -48,21 +48,21 @@ def shard(tok, stage, mix, index, seed):
     for example in examples:
         width = -(-max(len(example[0]), 1) // 16) * 16
         if rows and width * (len(rows) + 1) > MICRO_TOKENS:
-            batches.append(pad(rows))
+            batches.append(pad(rows, answer_weight))
             rows = []
         rows.append(example)
-    batches.append(pad(rows))
+    batches.append(pad(rows, answer_weight))
     rng.shuffle(batches)
     return batches
 
 
-def pad(rows):
+def pad(rows, answer_weight):
     width = -(-max(len(ids) for ids, _ in rows) // 16) * 16
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     weight = torch.zeros(len(rows), width)
     for r, (tokens, learn) in enumerate(rows):
         ids[r, :len(tokens)] = torch.tensor(tokens)
-        value = ANSWER_WEIGHT if sum(learn) < 25 else 1
+        value = answer_weight if sum(learn) < 25 else 1
         weight[r, :len(tokens)] = torch.tensor(learn, dtype=torch.float32) * value
     return ids[:, :-1], ids[:, 1:], weight[:, 1:]
 
@@ -75,13 +75,13 @@ class Stream:
         self.stage, self.index, self.at = where or (None, 0, 0)
         self.batches = None
 
-    def next(self, stage, mix):
+    def next(self, stage, mix, answer_weight):
         if stage != self.stage:
             self.stage, self.index, self.at, self.batches = stage, 0, 0, None
         if self.batches is None or self.at >= len(self.batches):
             if self.batches is not None:
                 self.index, self.at = self.index + 1, 0
-            self.batches = shard(self.tok, stage, mix, self.index, self.seed)
+            self.batches = shard(self.tok, stage, mix, self.index, self.seed, answer_weight)
         self.at += 1
         return self.batches[self.at - 1]
 
@@ -134,8 +134,8 @@ def main():
             plan = load_plan(args.folder)  # read again, so that a running training can be steered
         if step >= min(plan["stages"][-1][1], plan["decay_from"] + plan["decay_steps"]):
             break
-        stage, _, mix = next(s for s in plan["stages"] if step < s[1])
-        batches = [stream.next(stage, mix) for _ in range(MICRO_BATCHES)]
+        stage, _, mix, *more = next(s for s in plan["stages"] if step < s[1])
+        batches = [stream.next(stage, mix, more[0] if more else ANSWER_WEIGHT) for _ in range(MICRO_BATCHES)]
         weight_sum = sum(w.sum() for _, _, w in batches)
         rate = learning_rate(step, plan)
         for group in optimizer.param_groups:
