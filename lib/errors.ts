@@ -23,7 +23,8 @@ export type Qwen3ErrorCode = keyof typeof errorCodes
 /** The error class of the library. `code` is stable; `message` says what to do; `subject` is the path, field or option. */
 export class Qwen3Error extends Error {
   readonly code: Qwen3ErrorCode
-  readonly subject?: string
+  // declare: without a subject there is no such property.
+  declare readonly subject?: string
 
   constructor(code: Qwen3ErrorCode, message: string, options: { subject?: string; cause?: unknown } = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
