@@ -78,8 +78,9 @@ void configs() {
 // Random configurations: refused with a typed error or usable; never a crash, an overflow or a hang.
 void fuzz(Random& random) {
   const auto backend = create_reference_backend();
+  const int n_rounds = std::getenv("QWEN3_SANITIZED") ? 4000 : 20000;
   int accepted = 0;
-  for (int i = 0; i < 20000; ++i) {
+  for (int i = 0; i < n_rounds; ++i) {
     ModelConfig c = random.between(0, 1) ? tiny_config() : tiny_moe_config();
     int32_t* fields[] = {&c.n_layers, &c.hidden,        &c.n_q_heads, &c.n_kv_heads,    &c.head_dim, &c.ffn,
                          &c.vocab,    &c.native_window, &c.n_experts, &c.top_k_experts, &c.moe_ffn};
@@ -90,13 +91,16 @@ void fuzz(Random& random) {
     }
     if (c.n_layers > 0 && c.n_layers <= 4096) c.moe_layer.resize(static_cast<size_t>(c.n_layers), c.moe_layer[0]);
     try {
-      CHECK(Model::weight_bytes(c, *backend, WeightFormat::kF32) > 0);
+      c.validate();
+      // Planning is linear in the number of weights: huge models are planned now and then only.
+      const int64_t n_weights = int64_t{c.n_layers} * (c.n_experts + 8);
+      if (n_weights < 2000 || i % 1000 == 0) CHECK(Model::weight_bytes(c, *backend, WeightFormat::kF32) > 0);
       ++accepted;
     } catch (const Error& error) {
       CHECK(error.code() == ErrorCode::kInvalidArgument && !error.subject().empty());
     }
   }
-  CHECK(accepted > 100 && accepted < 19900);
+  CHECK(accepted > 100 && accepted < n_rounds - 100);
 }
 
 void rope(Random& random) {
