@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { Qwen3Error } from '../lib/errors'
 import { estimateMemory, expectedTensors, familyConfig, familyRows, parseConfig, yarnFor } from '../lib/weights'
 import type { JsonObject } from '../lib/weights/json'
+import { shapeGroups } from '../lib/weights/tensors'
 import { smallConfig, smallMoeConfig } from './helpers/safetensors'
 
 const parse = (config: Record<string, unknown>) => parseConfig(structuredClone(config) as JsonObject, 'config.json')
@@ -245,6 +246,18 @@ describe('tensors, memory and scaling', () => {
     expect(billions('qwen3-32b')).toBeCloseTo(32.76, 2)
     expect(billions('qwen3-30b-a3b')).toBeCloseTo(30.53, 2)
     expect(billions('qwen3-235b-a22b')).toBeCloseTo(235.09, 1)
+  })
+
+  test('counting by shape counts the same tensors', () => {
+    const sum = (list: { shape: number[]; count?: number }[]) =>
+      list.reduce((total, { shape, count = 1 }) => total + count * shape.reduce((a, b) => a * b, 1), 0)
+    const mixed = parse(
+      smallMoeConfig({ num_hidden_layers: 5, mlp_only_layers: [1, 4], tie_word_embeddings: false }),
+    ).native
+    for (const config of [mixed, ...familyRows.map((row) => familyConfig(row, 640)!)]) {
+      expect(sum(shapeGroups(config))).toBe(sum(expectedTensors(config)))
+      expect(shapeGroups(config).reduce((total, { count }) => total + count, 0)).toBe(expectedTensors(config).length)
+    }
   })
 
   test('every row is a valid config', () => {

@@ -78,7 +78,7 @@ export async function describeModel(name: string | URL, options: DescribeOptions
   throwIfAborted(signal)
   const checkpoint = await readCheckpoint(directory, signal)
   throwIfAborted(signal)
-  const matched = matchTensors(config.native, checkpoint.tensors, directory.root)
+  const matched = await matchTensors(config.native, checkpoint.tensors, directory.root)
   return {
     name: shown,
     kind: resolved.kind,

@@ -94,13 +94,13 @@ export class ModelDirectory {
   }
 }
 
+/** The part of a file handle that reading needs. */
+export interface Readable {
+  read(buffer: Uint8Array, offset: number, length: number, position: number): Promise<{ bytesRead: number }>
+}
+
 /** Reads exactly `length` bytes at `offset`, or throws that the file is shorter than it was. */
-export async function readExactly(
-  handle: FileHandle,
-  offset: number,
-  length: number,
-  path: string,
-): Promise<Uint8Array> {
+export async function readExactly(handle: Readable, offset: number, length: number, path: string): Promise<Uint8Array> {
   const buffer = new Uint8Array(length)
   let done = 0
   while (done < length) {

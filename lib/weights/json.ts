@@ -1,4 +1,5 @@
 import { Qwen3Error } from '../errors'
+import { Slices } from './slices'
 
 /** A parsed JSON value; objects have no prototype, so that no key can reach one. */
 export type Json = null | boolean | number | string | Json[] | JsonObject
@@ -13,12 +14,6 @@ export interface JsonLimits {
   maxValues?: number
 }
 
-/** Longest slice of parsing on the event loop, in milliseconds; longer texts are parsed over several turns. */
-const SLICE_MS = 2
-const CHECK_EVERY = 2048
-
-const nextTurn = () => new Promise<void>((resolve) => setImmediate(resolve))
-
 interface Frame {
   container: Json[] | JsonObject
   key: string | undefined
@@ -31,13 +26,8 @@ interface Frame {
  */
 export async function parseJson(text: string, subject: string, limits: JsonLimits = {}): Promise<Json> {
   const scanner = new JsonScanner(text, subject, limits)
-  let until = performance.now() + SLICE_MS
-  for (let step = 1; !scanner.step(); step++) {
-    if (step % CHECK_EVERY === 0 && performance.now() > until) {
-      await nextTurn()
-      until = performance.now() + SLICE_MS
-    }
-  }
+  const slices = new Slices()
+  while (!scanner.step()) if (slices.due()) await slices.pause()
   return scanner.root
 }
 

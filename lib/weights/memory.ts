@@ -1,7 +1,7 @@
 import { Qwen3Error, received } from '../errors'
 import type { NativeYarn } from '../native'
 import type { ModelDescription } from './describe'
-import { expectedTensors } from './tensors'
+import { shapeGroups } from './tensors'
 
 export interface MemoryEstimate {
   weightBytes: number
@@ -40,8 +40,8 @@ export function estimateMemory(description: Pick<ModelDescription, 'config'>, op
   }
   const weight = options.weights === 'f32' ? 4 : 2
   let weightBytes = 0
-  for (const { shape } of expectedTensors(config)) {
-    weightBytes += shape.length === 1 ? shape[0]! * 4 : shape[0]! * shape[1]! * weight
+  for (const { shape, count } of shapeGroups(config)) {
+    weightBytes += count * (shape.length === 1 ? shape[0]! * 4 : shape[0]! * shape[1]! * weight)
   }
   const kvBytesPerToken = 2 * config.layers * config.kvHeads * config.headDim * (options.kvCache === 'f32' ? 4 : 2)
   const kvCacheBytes = Math.ceil(contextLength / BLOCK) * BLOCK * sequences * kvBytesPerToken
@@ -50,7 +50,7 @@ export function estimateMemory(description: Pick<ModelDescription, 'config'>, op
 
 /** Number of parameters; tied embeddings count once. */
 export function countParameters(config: ModelDescription['config']): number {
-  return expectedTensors(config).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)
+  return shapeGroups(config).reduce((sum, { shape, count }) => sum + count * shape.reduce((a, b) => a * b, 1), 0)
 }
 
 /**

@@ -1,6 +1,5 @@
-import type { FileHandle } from 'node:fs/promises'
 import { Qwen3Error } from '../errors'
-import { decodeUtf8, type FileStamp, readExactly } from './files'
+import { decodeUtf8, type FileStamp, type Readable, readExactly } from './files'
 import { type Json, type JsonObject, parseJsonObject } from './json'
 
 /** One entry of a safetensors header. */
@@ -48,9 +47,10 @@ const DTYPE_BITS: ReadonlyMap<string, number> = new Map([
  * Layout: u64 little-endian header length, the header (JSON: name -> {dtype, shape, data_offsets}), then the data.
  * Refused with `BAD_MODEL_FILE`: a header longer than the file or than 100 MB (before anything is allocated), duplicate
  * names, sizes that overflow or differ from the extent, extents outside the data, overlaps, holes, and data that no
- * tensor covers. An element type that the format does not define is `UNSUPPORTED`.
+ * tensor covers. An element type that the format does not define is `UNSUPPORTED`. Offsets need no alignment: the format
+ * asks for none (older writers did not pad the header), and tensors are read into buffers of their own, never mapped.
  */
-export async function readSafetensorsHeader(handle: FileHandle, stamp: FileStamp): Promise<StoredTensor[]> {
+export async function readSafetensorsHeader(handle: Readable, stamp: FileStamp): Promise<StoredTensor[]> {
   const { path, size } = stamp
   if (size < 10) throw bad(path, `${size} bytes are too few for a safetensors file`)
   const prefix = await readExactly(handle, 0, 8, path)

@@ -1,6 +1,7 @@
 import { Qwen3Error } from '../errors'
 import type { NativeConfig, NativeDType, NativeTensor } from '../native'
 import type { StoredTensor } from './safetensors'
+import { Slices } from './slices'
 
 export interface ExpectedTensor {
   name: string
@@ -18,42 +19,72 @@ const DTYPES: ReadonlyMap<string, NativeDType> = new Map([
   ['BF16', 'bf16'],
 ])
 
-/** Every tensor that a model of this configuration is made of, with its shape. Weights are [out, in]. */
-export function expectedTensors(config: NativeConfig): ExpectedTensor[] {
-  const { hidden, qHeads, kvHeads, headDim, vocab } = config
-  const list: ExpectedTensor[] = [
-    { name: 'model.embed_tokens.weight', shape: [vocab, hidden] },
-    { name: 'model.norm.weight', shape: [hidden] },
-  ]
-  if (!config.tiedEmbeddings) list.push({ name: 'lm_head.weight', shape: [vocab, hidden] })
-  for (let i = 0; i < config.layers; i++) {
-    const layer = `model.layers.${i}`
-    list.push(
-      { name: `${layer}.input_layernorm.weight`, shape: [hidden] },
-      { name: `${layer}.post_attention_layernorm.weight`, shape: [hidden] },
-      { name: `${layer}.self_attn.q_proj.weight`, shape: [qHeads * headDim, hidden] },
-      { name: `${layer}.self_attn.k_proj.weight`, shape: [kvHeads * headDim, hidden] },
-      { name: `${layer}.self_attn.v_proj.weight`, shape: [kvHeads * headDim, hidden] },
-      { name: `${layer}.self_attn.o_proj.weight`, shape: [hidden, qHeads * headDim] },
-      { name: `${layer}.self_attn.q_norm.weight`, shape: [headDim] },
-      { name: `${layer}.self_attn.k_norm.weight`, shape: [headDim] },
-    )
-    if (config.moeLayers[i] === 1) {
-      list.push({ name: `${layer}.mlp.gate.weight`, shape: [config.experts, hidden] })
-      for (let e = 0; e < config.experts; e++) pushMlp(list, `${layer}.mlp.experts.${e}`, hidden, config.moeFfn)
-    } else {
-      pushMlp(list, `${layer}.mlp`, hidden, config.ffn)
-    }
-  }
-  return list
+/** A shape and how many tensors of the model have it. */
+interface ShapeGroup {
+  shape: number[]
+  count: number
 }
 
-function pushMlp(list: ExpectedTensor[], prefix: string, hidden: number, ffn: number): void {
-  list.push(
-    { name: `${prefix}.gate_proj.weight`, shape: [ffn, hidden] },
-    { name: `${prefix}.up_proj.weight`, shape: [ffn, hidden] },
-    { name: `${prefix}.down_proj.weight`, shape: [hidden, ffn] },
-  )
+/** The tensors of one layer, by the rest of their name. Weights are [out, in]. */
+function layerShapes(config: NativeConfig): Record<string, number[]> {
+  const { hidden, qHeads, kvHeads, headDim } = config
+  return {
+    'input_layernorm.weight': [hidden],
+    'post_attention_layernorm.weight': [hidden],
+    'self_attn.q_proj.weight': [qHeads * headDim, hidden],
+    'self_attn.k_proj.weight': [kvHeads * headDim, hidden],
+    'self_attn.v_proj.weight': [kvHeads * headDim, hidden],
+    'self_attn.o_proj.weight': [hidden, qHeads * headDim],
+    'self_attn.q_norm.weight': [headDim],
+    'self_attn.k_norm.weight': [headDim],
+  }
+}
+
+function mlpShapes(hidden: number, ffn: number): Record<string, number[]> {
+  return { 'gate_proj.weight': [ffn, hidden], 'up_proj.weight': [ffn, hidden], 'down_proj.weight': [hidden, ffn] }
+}
+
+/** Every tensor that a model of this configuration is made of, with its shape. */
+export function* eachExpectedTensor(config: NativeConfig): Generator<ExpectedTensor> {
+  const { hidden, vocab } = config
+  yield { name: 'model.embed_tokens.weight', shape: [vocab, hidden] }
+  yield { name: 'model.norm.weight', shape: [hidden] }
+  if (!config.tiedEmbeddings) yield { name: 'lm_head.weight', shape: [vocab, hidden] }
+  for (let i = 0; i < config.layers; i++) {
+    const layer = `model.layers.${i}`
+    yield* named(layer, layerShapes(config))
+    if (config.moeLayers[i] === 1) {
+      yield { name: `${layer}.mlp.gate.weight`, shape: [config.experts, hidden] }
+      const expert = mlpShapes(hidden, config.moeFfn)
+      for (let e = 0; e < config.experts; e++) yield* named(`${layer}.mlp.experts.${e}`, expert)
+    } else {
+      yield* named(`${layer}.mlp`, mlpShapes(hidden, config.ffn))
+    }
+  }
+}
+
+export function expectedTensors(config: NativeConfig): ExpectedTensor[] {
+  return [...eachExpectedTensor(config)]
+}
+
+function* named(prefix: string, shapes: Record<string, number[]>): Generator<ExpectedTensor> {
+  for (const [name, shape] of Object.entries(shapes)) yield { name: `${prefix}.${name}`, shape }
+}
+
+/** The same tensors counted by shape: sizes of a large model without its tens of thousands of names. */
+export function shapeGroups(config: NativeConfig): ShapeGroup[] {
+  const { hidden, vocab, layers } = config
+  const sparse = config.moeLayers.reduce((sum, flag) => sum + flag, 0)
+  const times = (shapes: Record<string, number[]>, count: number) =>
+    Object.values(shapes).map((shape) => ({ shape, count }))
+  return [
+    { shape: [vocab, hidden], count: config.tiedEmbeddings ? 1 : 2 },
+    { shape: [hidden], count: 1 },
+    ...times(layerShapes(config), layers),
+    ...times(mlpShapes(hidden, config.ffn), layers - sparse),
+    ...times(mlpShapes(hidden, config.moeFfn), sparse * config.experts),
+    { shape: [config.experts, hidden], count: sparse },
+  ]
 }
 
 /**
@@ -63,20 +94,19 @@ function pushMlp(list: ExpectedTensor[], prefix: string, hidden: number, ffn: nu
  * `model.layers` that the forward pass never reads. Extra tensors inside a layer (a bias, a quantisation scale, an
  * adapter) would change the result: `UNSUPPORTED` by name.
  */
-export function matchTensors(
+export async function matchTensors(
   config: NativeConfig,
   found: ReadonlyMap<string, LocatedTensor>,
   subject: string,
-): { tensors: NativeTensor[]; ignored: string[] } {
+): Promise<{ tensors: NativeTensor[]; ignored: string[] }> {
   const stored = normaliseNames(found)
   const tensors: NativeTensor[] = []
-  const expected = expectedTensors(config)
-  const names = new Set(expected.map((tensor) => tensor.name))
+  const needed = new Set<string>()
+  const slices = new Slices()
   const ignored: string[] = []
-  for (const name of stored.keys()) {
-    if (!names.has(name)) ignored.push(checkIgnorable(name, config, subject))
-  }
-  for (const { name, shape } of expected) {
+  for (const { name, shape } of eachExpectedTensor(config)) {
+    if (slices.due()) await slices.pause()
+    needed.add(name)
     const tensor = stored.get(name)
     if (tensor === undefined) throw missing(name, subject)
     const { dtype: storedType, path, offset, bytes } = tensor
@@ -94,6 +124,10 @@ export function matchTensors(
       )
     }
     tensors.push({ name, path, offset, bytes, dtype, shape })
+  }
+  for (const name of stored.keys()) {
+    if (slices.due()) await slices.pause()
+    if (!needed.has(name)) ignored.push(checkIgnorable(name, config, subject))
   }
   return { tensors, ignored }
 }
