@@ -40,7 +40,11 @@ export interface ChatMessage {
   role: 'system' | 'developer' | 'user' | 'assistant' | 'tool'
   content?: string | null | { type: 'text'; text: string }[]
   reasoning_content?: string | null
-  tool_calls?: { id?: string; type?: 'function'; function: { name: string; arguments: string | Record<string, unknown> } }[]
+  tool_calls?: {
+    id?: string
+    type?: 'function'
+    function: { name: string; arguments: string | Record<string, unknown> }
+  }[]
   tool_call_id?: string
   name?: string
 }
@@ -107,8 +111,11 @@ export interface TokenLogprob {
   id: number
   token: string
   logprob: number
-  /** Which part of the output the token belongs to. */
-  segment: 'thinking' | 'text' | 'toolCall'
+  /**
+   * Which part of the output the token's text belongs to. `control`: none; tags, end tokens, the blank line after
+   * `</think>`, and what a stop string cut off.
+   */
+  segment: 'thinking' | 'text' | 'toolCall' | 'control'
   top: { id: number; token: string; logprob: number }[]
 }
 
@@ -125,6 +132,7 @@ export interface ChatResult {
   /** null when the request did not think. */
   thinkingStop: ThinkingStop | null
   usage: Usage
+  /** With the option `logprobs`: one entry for each of `ids`, in order. Forced tokens have log-probability 0. */
   logprobs?: TokenLogprob[]
 }
 

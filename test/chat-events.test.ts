@@ -304,23 +304,35 @@ describe('stop strings, usage, partial results', () => {
     expect(assembler.partial()).toMatchObject({ thinking: 'abc', text: 'de', finishReason: 'length' })
   })
 
-  test('log-probabilities line up with the text, thinking apart, tags and trimmed tokens left out', () => {
-    const logged = chat.plan(chat.render('x'), { logprobs: 1, stop: ['END'] })
-    const tokens = [...think('abc'), ...say('one two', ANSWER), ...say('END', ANSWER)]
-    const { result } = run(tokens, [100], { stopIndex: 0, trimBytes: 3 }, logged)
-    const of = (segment: string) => result!.logprobs!.filter((entry) => entry.segment === segment)
-    expect(
-      of('text')
-        .map(({ token }) => token)
-        .join(''),
-    ).toBe('one two')
-    expect(
-      of('thinking')
-        .map(({ token }) => token)
-        .join(''),
-    ).toContain('abc')
-    expect(result!.logprobs!.every((entry) => entry.logprob === -entry.id && entry.top[0]!.id === entry.id)).toBe(true)
-    expect(result!.logprobs!.some(({ token }) => token.includes('think'))).toBe(false)
+  test('log-probabilities: one entry for each id, the text among them, thinking apart', () => {
+    const logged = chat.plan(chat.render('x', { tools }), { logprobs: 1, stop: ['END'], ignoreEos: true })
+    const wrapUp: Token[] = [...logged.native.segments.wrapUp].map((token) => [token, CLOSING | FORCED])
+    const tokens = [
+      tag('<think>', THINK),
+      ...say('\nabc', THINK),
+      ...wrapUp,
+      ...say('one', ANSWER),
+      end,
+      ...call('{"name":"f"}'),
+      ...say(' two', ANSWER),
+      tag('<think>', ANSWER),
+      ...say('END', ANSWER),
+    ]
+    for (const sizes of [[100], [1, 100]]) {
+      const { result } = run(tokens, sizes, { stopIndex: 0, trimBytes: 3 }, logged)
+      const entries = result!.logprobs!
+      expect(entries.map((entry) => entry.id)).toEqual([...result!.ids])
+      expect(entries.every((entry) => entry.logprob === -entry.id && entry.top[0]!.id === entry.id)).toBe(true)
+      const of = (segment: string) =>
+        entries
+          .filter((entry) => entry.segment === segment)
+          .map(({ token }) => token)
+          .join('')
+      expect(of('text')).toBe('one two')
+      expect(of('thinking')).toMatch(/^\nabc\n\nConsidering the limited time .* now\.\n$/)
+      expect(of('toolCall')).toBe('{"name":"f"}')
+      expect(of('control')).toBe('<think></think>\n\n<|im_end|><tool_call></tool_call><think>END')
+    }
   })
 
   test('random: models: ids without a token read as the placeholder', async () => {

@@ -112,12 +112,13 @@ export class EventAssembler {
     const forced = (tag & FORCED) !== 0
     if (segment === THINK || segment === CLOSING) this.thought = true
     const kind = this.kindOf(segment, forced, id)
-    if (kind === undefined) return
     const bytes = this.bytes.of(id)
     const visible = kept === undefined ? bytes : bytes.subarray(0, kept)
     if (kind === 'toolCall') this.callToken(id, visible)
-    else this.textToken(kind, id, visible)
-    if (this.plan.logprobs && !forced && visible.length > 0) this.addLogprob(output, at, id, bytes, kind)
+    else if (kind !== undefined) this.textToken(kind, id, visible)
+    if (!this.plan.logprobs) return
+    const isText = visible.length > 0 && !this.controls.has(id) && !this.ends.has(id)
+    this.addLogprob(output, at, id, isText ? (kind ?? 'control') : 'control')
   }
 
   private textToken(kind: 'thinking' | 'text', id: number, visible: Uint8Array): void {
@@ -248,15 +249,15 @@ export class EventAssembler {
     return kept
   }
 
-  private addLogprob(output: NativeOutput, at: number, id: number, bytes: Uint8Array, segment: Kind): void {
+  private addLogprob(output: NativeOutput, at: number, id: number, segment: TokenLogprob['segment']): void {
     const given = output.logprobs
-    if (given === undefined || this.controls.has(id) || this.ends.has(id)) return
+    if (given === undefined) return
     const top: TokenLogprob['top'] = []
     for (let k = at * given.topCount; k < (at + 1) * given.topCount; k++) {
       const other = given.topIds[k]!
       if (other >= 0) top.push({ id: other, token: textOf(this.bytes.of(other)), logprob: given.topLogprobs[k]! })
     }
-    this.logprobs.push({ id, token: textOf(bytes), logprob: given.logprob[at]!, segment, top })
+    this.logprobs.push({ id, token: textOf(this.bytes.of(id)), logprob: given.logprob[at]!, segment, top })
   }
 
   private message(thinking: string, text: string): ChatMessage {
