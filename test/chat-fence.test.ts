@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { ChatTemplate } from '../lib/chat'
 import { Qwen3Error } from '../lib/errors'
@@ -148,6 +149,131 @@ describe('hostile and broken templates', () => {
   test('the output may grow by a mebibyte and no more', () => {
     expect(run('{{ "x" * 1000000 }}').length).toBe(1_000_000)
     expect(refusal('{{ "x" * 1000000 }}{{ "x" * 1000000 }}').code).toBe('BAD_MODEL_FILE')
+  })
+})
+
+describe('generated templates', () => {
+  const name = fc.constantFrom(
+    'messages',
+    'm',
+    'x',
+    'ns',
+    'loop',
+    'range',
+    'true',
+    'none',
+    'nothing',
+    'content',
+    'role',
+    'tools',
+  )
+  const atom = fc.oneof(
+    name,
+    fc.integer({ min: -5, max: 1e9 }).map(String),
+    fc.constantFrom('"a"', "'<think>'", '[1, 2]', '{"a": 1}', '1.5', '(1, 2)', 'messages[0]', 'messages[0].content'),
+  )
+  const filter = fc.constantFrom(
+    'length',
+    'tojson',
+    'join(",")',
+    'trim',
+    'upper',
+    'replace("a", "bb")',
+    'sort',
+    'first',
+    'last',
+    'list',
+    'default("d")',
+    'indent(3)',
+    'items',
+    'map(attribute="a")',
+    'selectattr("a")',
+    'int',
+    'string',
+    'nope',
+  )
+  const method = fc.constantFrom(
+    '.strip()',
+    '.split("a")',
+    '.startswith("a")',
+    '.items()',
+    '.keys()',
+    '[0]',
+    '[::-1]',
+    '[1:]',
+    '.get("a")',
+    '.a',
+    '["a"]',
+    '.replace("a", x)',
+    '()',
+    '(1)',
+    '(range)',
+    '.upper()',
+  )
+  const operator = fc.constantFrom(
+    '+',
+    '-',
+    '*',
+    '/',
+    '//',
+    '%',
+    '**',
+    '~',
+    '==',
+    '!=',
+    '<',
+    '>',
+    'in',
+    'not in',
+    'and',
+    'or',
+  )
+  const { expression } = fc.letrec<{ expression: string }>((tie) => ({
+    expression: fc.oneof(
+      { depthSize: 'small', withCrossShrink: true },
+      atom,
+      fc.tuple(tie('expression'), filter).map(([a, b]) => `${a} | ${b}`),
+      fc.tuple(tie('expression'), method).map(([a, b]) => `(${a})${b}`),
+      fc.tuple(tie('expression'), operator, tie('expression')).map((parts) => `(${parts.join(' ')})`),
+      fc
+        .tuple(tie('expression'), fc.constantFrom('defined', 'none', 'string', 'mapping', 'iterable', 'nope'))
+        .map(([a, b]) => `(${a} is ${b})`),
+      tie('expression').map((a) => `not ${a}`),
+      fc.tuple(tie('expression'), tie('expression'), tie('expression')).map(([a, b, c]) => `(${a} if ${b} else ${c})`),
+    ),
+  }))
+  const { block } = fc.letrec<{ block: string }>((tie) => ({
+    block: fc.oneof(
+      { depthSize: 'small', withCrossShrink: true },
+      expression.map((a) => `{{ ${a} }}`),
+      fc.string({ unit: fc.constantFrom('a', '{', '}', '%', '#', '-', ' ', '\n', '"') }),
+      fc.tuple(name, expression).map(([a, b]) => `{% set ${a} = ${b} %}`),
+      fc
+        .tuple(expression, tie('block'))
+        .map(([a, b]) => `{% set ns = namespace(x=${a}) %}{% set ns.x = ns.x ~ "" %}${b}`),
+      fc.tuple(expression, tie('block'), tie('block')).map(([a, b, c]) => `{% if ${a} %}${b}{% else %}${c}{% endif %}`),
+      fc.tuple(expression, tie('block')).map(([a, b]) => `{% for m in ${a} %}${b}{% endfor %}`),
+      fc.tuple(tie('block'), tie('block')).map(([a, b]) => a + b),
+      fc
+        .tuple(name, tie('block'), expression)
+        .map(([a, b, c]) => `{% macro ${a}(x) %}${b}{% endmacro %}{{ ${a}(${c}) }}`),
+    ),
+  }))
+
+  test('end with a text or a typed error, soon', () => {
+    let rendered = 0
+    fc.assert(
+      fc.property(block, (source) => {
+        const before = process.cpuUsage()
+        const { code } = refusal(source)
+        const { user, system } = process.cpuUsage(before)
+        expect(['accepted', 'BAD_MODEL_FILE']).toContain(code)
+        expect((user + system) / 1000).toBeLessThan(250)
+        if (code === 'accepted') rendered++
+      }),
+      { numRuns: process.env.QWEN3_LONG ? 200_000 : 3000 },
+    )
+    expect(rendered).toBeGreaterThan(200)
   })
 })
 

@@ -7,6 +7,8 @@
  * - where the library differs from Python's Jinja in what published templates use (arguments of strip, equality, printing
  *   of none and booleans), Python's behaviour is restored.
  */
+
+import { globals } from './jinja-globals'
 import { Environment, Interpreter } from './jinja-library'
 import { stringMethods } from './jinja-strings'
 import {
@@ -17,7 +19,6 @@ import {
   makeBoolean,
   makeFunction,
   makeInteger,
-  makeNull,
   makeString,
   makeUndefined,
   type Node,
@@ -64,7 +65,7 @@ export class FencedInterpreter extends Base {
     super(scope)
     this.fuel = limits.fuel
     this.maxChars = limits.maxChars
-    for (const [name, value] of Object.entries(this.globals())) scope.setVariable(name, value as never)
+    for (const [name, value] of Object.entries(globals(this))) scope.setVariable(name, value as never)
     for (const [name, value] of Object.entries(variables)) {
       scope.variables.delete(name)
       scope.set(name, value)
@@ -364,42 +365,6 @@ export class FencedInterpreter extends Base {
     }
     return size
   }
-
-  private globals(): Record<string, JinjaValue> {
-    const integer = (value: JinjaValue | undefined, fallback: number) => {
-      if (value === undefined) return fallback
-      if (value.type !== 'IntegerValue') throw new TemplateFault('error', 'range: expected whole numbers')
-      return value.value as number
-    }
-    const range = makeFunction((args) => {
-      const [a, b, c] = args
-      const start = b === undefined ? 0 : integer(a, 0)
-      const stop = b === undefined ? integer(a, 0) : integer(b, 0)
-      const step = integer(c, 1)
-      if (step === 0) throw new TemplateFault('error', 'range: the step must not be zero')
-      const count = Math.max(0, Math.ceil((stop - start) / step))
-      this.spend(count)
-      return makeArray(Array.from({ length: count }, (_, i) => makeInteger(start + i * step)))
-    })
-    const raise = makeFunction(([message]) => {
-      throw new TemplateFault(
-        'raised',
-        message?.type === 'StringValue' ? this.unmark(message.value as string).slice(0, 1000) : 'no reason given',
-      )
-    })
-    const now = makeFunction(([format]) =>
-      makeString(strftime(format?.type === 'StringValue' ? (format.value as string).slice(0, 200) : '')),
-    )
-    const constants = {
-      true: makeBoolean(true),
-      false: makeBoolean(false),
-      True: makeBoolean(true),
-      False: makeBoolean(false),
-      none: makeNull(),
-      None: makeNull(),
-    }
-    return { ...constants, range, raise_exception: raise, strftime_now: now }
-  }
 }
 
 /** Items of a value that an operation may have to copy. */
@@ -428,25 +393,4 @@ function entriesOf(value: JinjaValue): Iterable<[string, JinjaValue]> {
 
 function kindOf(value: JinjaValue): string {
   return value.type.replace(/Value$/, '').toLowerCase()
-}
-
-/** The codes that chat templates use, in English, as Python's C locale writes them. */
-function strftime(format: string): string {
-  const date = new Date()
-  const pad = (n: number) => String(n).padStart(2, '0')
-  const english = (options: Intl.DateTimeFormatOptions) => new Intl.DateTimeFormat('en-US', options).format(date)
-  const codes: Record<string, () => string> = {
-    Y: () => String(date.getFullYear()),
-    m: () => pad(date.getMonth() + 1),
-    d: () => pad(date.getDate()),
-    b: () => english({ month: 'short' }),
-    B: () => english({ month: 'long' }),
-    a: () => english({ weekday: 'short' }),
-    A: () => english({ weekday: 'long' }),
-    H: () => pad(date.getHours()),
-    M: () => pad(date.getMinutes()),
-    S: () => pad(date.getSeconds()),
-    '%': () => '%',
-  }
-  return format.replace(/%(.)/g, (code, letter: string) => codes[letter]?.() ?? code)
 }
