@@ -4,7 +4,8 @@ import { Qwen3 } from 'qwen3'
 const model = await Qwen3.load('nano')
 try {
   const { logprobs } = await model.chat('What is 2+3?', { thinking: false, logprobs: 2, seed: 1 }).result()
-  for (const { token, logprob, top } of logprobs)
+  // One entry for each token; those that carry no text (tags, the end token) have the segment 'control'.
+  for (const { token, logprob, top } of logprobs.filter(({ segment }) => segment === 'text'))
     console.log(
       JSON.stringify(token),
       logprob.toFixed(3),

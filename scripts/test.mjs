@@ -28,6 +28,10 @@ if (vitestArgs.length === 0) {
 }
 step('TypeScript tests')
 typeScriptTests()
+if (long) {
+  step('the tarball, on every supported Node')
+  packageTests()
+}
 step('done')
 // The last line is for whoever counts: the runners' own summaries are further up.
 console.log(`${passed} passed, ${failed} failed`)
@@ -62,6 +66,20 @@ function typeScriptTests() {
     failed++
   }
   rmSync(folder, { recursive: true, force: true })
+}
+
+function packageTests() {
+  const script = join(root, 'scripts/package-test.mjs')
+  const { stdout, stderr, status } = spawnSync(process.execPath, [script, '--nodes'], {
+    cwd: root,
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  })
+  process.stdout.write(stdout)
+  process.stderr.write(stderr)
+  const summary = /^(\d+) passed, (\d+) failed$/m.exec(stdout)
+  if (summary) count(Number(summary[1]), Number(summary[2]))
+  else if (status !== 0) failed++
 }
 
 function count(good, bad) {
