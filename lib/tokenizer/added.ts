@@ -68,17 +68,17 @@ export class AddedTokenMatcher {
   }
 
   /**
-   * The next match in `units[from, to)` of a text that begins at `base` and is cut up to `taken` already. `literal` holds
-   * ascending pairs [start, end) of offsets whose text never belongs to a token; a match that touches one is passed over.
+   * The next match that begins in `units[from, stop)`, of a text `[base, end)` that is cut up to `taken` already. `literal`
+   * holds ascending pairs [start, end) of offsets whose text belongs to no token; a match that touches one is passed over.
    */
   find(
     units: Uint16Array,
-    { base, taken, from, to }: { base: number; taken: number; from: number; to: number },
+    { base, taken, from, stop, end: to }: { base: number; taken: number; from: number; stop: number; end: number },
     literal: ArrayLike<number>,
   ): Match | undefined {
     const { begins } = this
     if (!begins) return undefined
-    for (let i = from; i < to; i++) {
+    for (let i = from; i < stop; i++) {
       if (begins[units[i]!] === 0) continue
       const token = this.longestAt(units, i, to, literal)
       if (!token) continue

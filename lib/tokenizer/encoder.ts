@@ -2,8 +2,8 @@
 import { type AddedToken, AddedTokenMatcher } from './added'
 import { WordCache } from './cache'
 import { LongMerge, Merger } from './merge'
-import { normalize } from './normalize'
-import { matchEnd } from './split'
+import { normalize, normalizeSteps } from './normalize'
+import { matchEnd, matchSteps } from './split'
 import * as unicode from './unicode'
 import type { Vocabulary } from './vocab'
 
@@ -14,9 +14,52 @@ const { classOf, SURROGATE } = unicode
 const MAX_CACHED_UNITS = 48
 const NONE: ArrayLike<number> = []
 /** Work between two yields of the stepwise path, in units or merge steps: well below a millisecond. */
-const STEP = 4096
+const STEP = 2048
+/** Words of more units are merged in steps. */
+const LONG_WORD = 512
 /** Buffers above this size are not kept between calls. */
 const KEEP = 1 << 16
+
+/** A piece of text: an added token where `id` >= 0, else text to be split and merged. */
+interface Part {
+  id: number
+  units: Uint16Array
+  start: number
+  end: number
+}
+const PAUSE: Part = { id: -1, units: new Uint16Array(0), start: 0, end: 0 }
+const NOTHING = new AddedTokenMatcher([])
+
+/** Where {@link cut} looks: `units[base, end)` is one text. */
+interface Search {
+  matcher: AddedTokenMatcher
+  units: Uint16Array
+  base: number
+  end: number
+}
+
+/** Cuts a text at its added tokens, with a pause after every {@link KEEP} units without one. */
+function* cut({ matcher, units, base, end }: Search, literal: ArrayLike<number>): Generator<Part> {
+  if (matcher.empty) {
+    if (end > base) yield { id: -1, units, start: base, end }
+    return
+  }
+  let taken = base
+  for (let from = base; from < end; ) {
+    const stop = Math.min(end, from + KEEP)
+    const match = matcher.find(units, { base, taken, from, stop, end }, literal)
+    if (!match) {
+      from = stop
+      yield PAUSE
+      continue
+    }
+    if (match.start > taken) yield { id: -1, units, start: taken, end: match.start }
+    if (match.end > match.start) yield { id: match.id, units, start: match.start, end: match.end }
+    taken = match.end
+    from = match.resume
+  }
+  if (end > taken) yield { id: -1, units, start: taken, end }
+}
 
 /** What of a text may be matched as added tokens. */
 export interface Spans {
@@ -97,8 +140,7 @@ export class Encoder {
       yield
     }
     for (let i = 0; i < length; ) {
-      let stop = Math.min(length, i + KEEP)
-      if (stop < length && (units[stop]! & 0xfc00) === 0xdc00) stop++ // not between the halves of a pair
+      const stop = pairEnd(units, Math.min(length, i + KEEP), length)
       fixSurrogates(units, i, stop)
       i = stop
       yield
@@ -112,43 +154,31 @@ export class Encoder {
     return out.finish()
   }
 
-  /** Cuts the text into added tokens (`id` >= 0) and normalised stretches between them. */
-  private *parts(units: Uint16Array, length: number, spans: Spans) {
-    const literal = spans.literal
-    let at = 0
-    let from = 0
-    while (at < length || from < length) {
-      const range = { base: 0, taken: at, from, to: length }
-      const match = spans.parseSpecial ? this.raw.find(units, range, literal) : undefined
-      const end = match ? match.start : length
-      if (end > at) yield* this.normalizedParts(units, at, end, spans)
-      if (match && match.end > match.start) yield { id: match.id, units, start: match.start, end: match.end }
-      at = match ? match.end : length
-      from = match ? match.resume : length
+  /**
+   * Cuts the text into added tokens (`id` >= 0) and normalised stretches between them. Empty stretches are pauses of
+   * the stepwise path.
+   */
+  private *parts(units: Uint16Array, length: number, spans: Spans): Generator<Part> {
+    const search: Search = { matcher: spans.parseSpecial ? this.raw : NOTHING, units, base: 0, end: length }
+    for (const part of cut(search, spans.literal)) {
+      if (part.id >= 0 || part.start === part.end) yield part
+      else yield* this.normalizedParts(units, part.start, part.end, spans)
     }
   }
 
-  private *normalizedParts(units: Uint16Array, start: number, end: number, spans: Spans) {
-    const nfc = normalize(units, start, end)
-    const last = nfc.end
-    let at = nfc.start
-    let from = at
-    let find = spans.parseSpecial && !this.normalized.empty
+  private *normalizedParts(units: Uint16Array, start: number, end: number, spans: Spans): Generator<Part> {
+    const steps = normalizeSteps(units, start, end)
+    let step = steps.next()
+    for (; !step.done; step = steps.next()) yield PAUSE
+    const nfc = step.value
+    let matcher = spans.parseSpecial ? this.normalized : NOTHING
     let literal = spans.literal
-    if (find && literal.length > 0 && nfc.units !== units) {
+    if (literal.length > 0 && nfc.units !== units) {
       // Offsets moved: where the stretch holds literal text, it is all taken as literal.
-      find = !overlaps(literal, start, end)
+      if (overlaps(literal, start, end)) matcher = NOTHING
       literal = NONE
     }
-    while (at < last || from < last) {
-      const range = { base: nfc.start, taken: at, from, to: last }
-      const match = find ? this.normalized.find(nfc.units, range, literal) : undefined
-      const stop = match ? match.start : last
-      if (stop > at) yield { id: -1, units: nfc.units, start: at, end: stop }
-      if (match && match.end > match.start) yield { id: match.id, units: nfc.units, start: match.start, end: match.end }
-      at = match ? match.end : last
-      from = match ? match.resume : last
-    }
+    yield* cut({ matcher, units: nfc.units, base: nfc.start, end: nfc.end }, literal)
   }
 
   private encodeWords(units: Uint16Array, start: number, end: number, out: IdBuffer): void {
@@ -180,22 +210,34 @@ export class Encoder {
   private *wordSteps(units: Uint16Array, start: number, end: number, out: IdBuffer): Generator<undefined, void> {
     let work = 0
     for (let i = start; i < end; ) {
-      const stop = matchEnd(units, i, end)
-      if (stop - i <= STEP) {
-        this.encodeWord(units, i, stop, out)
-      } else {
-        const bytes = new Uint8Array(3 * (stop - i))
-        const long = new LongMerge(this.vocabulary, bytes, writeUtf8(units, i, stop, bytes))
-        while (!long.run(STEP)) yield
-        const ids = out.reserve(stop * 3 - i * 3)
-        out.length += long.write(ids, out.length)
-      }
-      work += stop - i
+      const stop = yield* matchSteps(units, i, end)
+      if (stop - i <= LONG_WORD) this.encodeWord(units, i, stop, out)
+      else yield* this.longWordSteps(units, i, stop, out)
+      work += stop - i + 1
       if (work >= STEP) {
         work = 0
         yield
       }
       i = stop
+    }
+  }
+
+  private *longWordSteps(units: Uint16Array, start: number, end: number, out: IdBuffer): Generator<undefined, void> {
+    const bytes = new Uint8Array(3 * (end - start))
+    let length = 0
+    for (let i = start; i < end; ) {
+      const stop = pairEnd(units, Math.min(end, i + KEEP), end)
+      length += writeUtf8(units, i, stop, bytes.subarray(length))
+      i = stop
+      yield
+    }
+    const long = new LongMerge(this.vocabulary, bytes, length)
+    while (!long.run(STEP)) yield
+    for (;;) {
+      const count = long.write(out.reserve(KEEP), out.length, KEEP)
+      if (count === 0) return
+      out.length += count
+      yield
     }
   }
 
@@ -222,6 +264,9 @@ function fixSurrogates(units: Uint16Array, start: number, end: number): void {
     else units[i] = 0xfffd
   }
 }
+
+/** `i`, or one more where it stands between the halves of a pair. */
+const pairEnd = (units: Uint16Array, i: number, end: number) => (i < end && (units[i]! & 0xfc00) === 0xdc00 ? i + 1 : i)
 
 /** UTF-8 of well-formed units; returns its length. */
 function writeUtf8(units: Uint16Array, start: number, end: number, bytes: Uint8Array): number {

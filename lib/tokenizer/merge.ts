@@ -26,8 +26,7 @@ export class Merger {
     const long = new LongMerge(this.vocabulary, bytes, length)
     long.run(Number.POSITIVE_INFINITY)
     if (this.ids.length < length) this.ids = new Int32Array(length)
-    const count = long.write(this.ids)
-    return count
+    return long.write(this.ids, 0, length)
   }
 
   private mergeByScan(bytes: Uint8Array, length: number): number {
@@ -81,9 +80,10 @@ export class LongMerge {
   private readonly next: Int32Array
   private readonly previous: Int32Array
   /** Binary min-heap of keys; each position has at most one live key, older ones are found stale. */
-  private heap: Float64Array
+  private readonly heap: Float64Array
   private heapSize = 0
   private seeded = 0
+  private written = 0
   /** Units of work done so far, for tests of linearity. */
   steps = 0
 
@@ -95,7 +95,8 @@ export class LongMerge {
     this.ids = new Int32Array(length)
     this.next = new Int32Array(length)
     this.previous = new Int32Array(length)
-    this.heap = new Float64Array(length)
+    // Every merge takes one key and adds two at most, so it holds fewer than twice the symbols.
+    this.heap = new Float64Array(2 * length)
   }
 
   /** Does up to `budget` steps; true when the word is done. */
@@ -112,10 +113,12 @@ export class LongMerge {
     return true
   }
 
-  /** Writes the ids of the finished word and returns their number. */
-  write(out: Int32Array, at = 0): number {
+  /** Writes up to `limit` more ids of the finished word and returns their number; 0: all were written. */
+  write(out: Int32Array, at: number, limit: number): number {
     let count = 0
-    for (let i = 0; i < this.length; i = this.next[i]!) out[at + count++] = this.ids[i]!
+    let i = this.written
+    for (; i < this.length && count < limit; i = this.next[i]!) out[at + count++] = this.ids[i]!
+    this.written = i
     return count
   }
 
@@ -153,11 +156,6 @@ export class LongMerge {
   }
 
   private push(key: number): void {
-    if (this.heapSize === this.heap.length) {
-      const larger = new Float64Array(this.heapSize * 2)
-      larger.set(this.heap)
-      this.heap = larger
-    }
     const { heap } = this
     let at = this.heapSize++
     while (at > 0) {

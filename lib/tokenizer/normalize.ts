@@ -18,6 +18,9 @@ const T_COUNT = 28
 const S_COUNT = L_COUNT * V_COUNT * T_COUNT
 
 const FLAGGED = MARK | NFC_MAYBE | SURROGATE
+/** Units read, and code points composed, between two yields. */
+const SCAN_STEP = 1 << 16
+const STEP = 2048
 
 /** A stretch of text in NFC. */
 export interface NfcText {
@@ -34,85 +37,125 @@ function codePointAt(units: Uint16Array, i: number): number {
 
 const width = (codePoint: number) => (codePoint > 0xffff ? 2 : 1)
 
-/**
- * The index of the first code point in [start, end) from which the text may not be in NFC, or `end`.
- * `start` must be a starter that does not combine backwards, or the start of the text.
- */
-export function firstNotNfc(units: Uint16Array, start: number, end: number): number {
-  let last = 0
-  for (let i = start; i < end; ) {
-    let bits = classOf[units[i]!]!
-    if ((bits & FLAGGED) === 0) {
-      last = 0
-      i++
-      continue
-    }
-    const c = codePointAt(units, i)
-    bits = classOf[c]!
-    if (bits & NFC_MAYBE) return i
-    const rank = combiningClass[c]!
-    if (rank !== 0 && rank < last) return i
-    last = rank
-    i += width(c)
-  }
-  return end
-}
-
 /** Whether the text is cut before `c`: nothing before it combines with it or is reordered across it. */
 const isBoundary = (c: number) => combiningClass[c] === 0 && (classOf[c]! & NFC_MAYBE) === 0
 
+/** Looks for text that may not be in NFC; it keeps its place, so that a long text can be read in several calls. */
+class Scan {
+  /** The last boundary before `at`: what stands from it on may change. */
+  boundary: number
+  private rank = 0
+
+  constructor(
+    private readonly units: Uint16Array,
+    public at: number,
+  ) {
+    this.boundary = at
+  }
+
+  /** Reads on to `end`, or to the first code point from which the text may not be in NFC: true in that case. */
+  run(end: number): boolean {
+    const { units } = this
+    let i = this.at
+    let { boundary, rank } = this
+    let dirty = false
+    while (i < end) {
+      if ((classOf[units[i]!]! & FLAGGED) === 0) {
+        rank = 0
+        boundary = i++
+        continue
+      }
+      const c = codePointAt(units, i)
+      const next = combiningClass[c]!
+      if (classOf[c]! & NFC_MAYBE || (next !== 0 && next < rank)) {
+        dirty = true
+        break
+      }
+      if (next === 0) boundary = i
+      rank = next
+      i += width(c)
+    }
+    this.at = i
+    this.boundary = boundary
+    this.rank = rank
+    return dirty
+  }
+
+  /** Goes on after a stretch that was composed. */
+  moveTo(i: number): void {
+    this.at = i
+    this.boundary = i
+    this.rank = 0
+  }
+}
+
 /** Returns the NFC of `units[start, end)`: the same array when it is in NFC already. */
 export function normalize(units: Uint16Array, start: number, end: number): NfcText {
-  let dirty = firstNotNfc(units, start, end)
-  if (dirty === end) return { units, start, end }
-  const out = new UnitBuffer(end - start + 64)
-  const segment = new Segment()
-  let copied = start
-  while (dirty < end) {
-    let from = dirty
-    // Back to the last boundary: its character may change with what follows.
-    while (from > copied) {
-      from -= (units[from - 1]! & 0xfc00) === 0xdc00 ? 2 : 1
-      if (isBoundary(codePointAt(units, from))) break
-    }
-    let to = dirty + width(codePointAt(units, dirty))
-    while (to < end) {
-      const c = codePointAt(units, to)
-      if (isBoundary(c)) break
-      to += width(c)
-    }
-    out.copy(units, copied, from)
-    segment.compose(units, from, to, out)
-    copied = to
-    dirty = firstNotNfc(units, to, end)
+  const steps = normalizeSteps(units, start, end)
+  for (;;) {
+    const step = steps.next()
+    if (step.done) return step.value
   }
+}
+
+/** {@link normalize} in steps well below a millisecond each. */
+export function* normalizeSteps(units: Uint16Array, start: number, end: number): Generator<undefined, NfcText> {
+  const scan = new Scan(units, start)
+  let out: UnitBuffer | undefined
+  let copied = start
+  let paused = start
+  while (scan.at < end) {
+    if (copied - paused >= STEP) {
+      paused = copied
+      yield
+    }
+    if (scan.run(Math.min(end, scan.at + SCAN_STEP))) {
+      out ??= new UnitBuffer(end - start + 64)
+      const from = Math.max(copied, scan.boundary)
+      out.copy(units, copied, from)
+      copied = yield* composeSegment(units, from, end, out)
+      scan.moveTo(copied)
+    } else if (scan.at < end) {
+      yield
+    }
+  }
+  if (!out) return { units, start, end }
   out.copy(units, copied, end)
   return { units: out.units, start: 0, end: out.length }
 }
 
+/** Composes the text from the boundary at `start` to the next one, whose index it returns. */
+function* composeSegment(
+  units: Uint16Array,
+  start: number,
+  end: number,
+  out: UnitBuffer,
+): Generator<undefined, number> {
+  const segment = new Segment()
+  let i = start
+  for (let work = 1; i < end; work++) {
+    const c = codePointAt(units, i)
+    if (i > start && isBoundary(c)) break
+    segment.decompose(c)
+    i += width(c)
+    if (work % STEP === 0) yield
+  }
+  yield* segment.order()
+  yield* segment.recompose()
+  for (let k = 0; k < segment.count; k++) {
+    out.push(segment.codePoints[k]!)
+    if (k % STEP === STEP - 1) yield
+  }
+  return i
+}
+
 /** A stretch of text between two boundaries: decomposed, put in canonical order, composed. */
 class Segment {
-  private codePoints: Int32Array = new Int32Array(64)
-  private ranks: Uint8Array = new Uint8Array(64)
-  private count = 0
+  codePoints = new Int32Array(16)
+  count = 0
+  private ranks = new Uint8Array(16)
 
-  compose(units: Uint16Array, start: number, end: number, out: UnitBuffer): void {
-    this.count = 0
-    for (let i = start; i < end; ) {
-      const c = codePointAt(units, i)
-      this.decompose(c)
-      i += width(c)
-    }
-    this.order()
-    this.recompose()
-    for (let i = 0; i < this.count; i++) out.push(this.codePoints[i]!)
-    if (this.codePoints.length > 4096) {
-      this.codePoints = new Int32Array(64)
-      this.ranks = new Uint8Array(64)
-    }
-  }
-
-  private decompose(c: number): void {
+  decompose(c: number): void {
     const s = c - S_BASE
     if (s >= 0 && s < S_COUNT) {
       this.push(L_BASE + Math.floor(s / (V_COUNT * T_COUNT)))
@@ -139,13 +182,13 @@ class Segment {
   }
 
   /** Canonical ordering: a stable sort by combining class of every run of marks. */
-  private order(): void {
+  *order(): Generator<undefined, void> {
     for (let i = 0; i < this.count; i++) {
       if (this.ranks[i] === 0) continue
       let end = i + 1
-      while (end < this.count && this.ranks[end] !== 0) end++
+      for (; end < this.count && this.ranks[end] !== 0; end++) if (end % STEP === 0) yield
       if (end - i <= 16) this.insertionSort(i, end)
-      else this.countingSort(i, end)
+      else yield* this.countingSort(i, end)
       i = end
     }
   }
@@ -166,10 +209,13 @@ class Segment {
   }
 
   /** Linear in the length of the run, however long a hostile text makes it. */
-  private countingSort(start: number, end: number): void {
+  private *countingSort(start: number, end: number): Generator<undefined, void> {
     const { codePoints, ranks } = this
     const next = new Int32Array(257)
-    for (let i = start; i < end; i++) next[ranks[i]! + 1]!++
+    for (let i = start; i < end; i++) {
+      next[ranks[i]! + 1]!++
+      if (i % STEP === 0) yield
+    }
     for (let rank = 0; rank < 256; rank++) next[rank + 1]! += next[rank]!
     const run = codePoints.slice(start, end)
     for (let i = 0; i < run.length; i++) {
@@ -177,16 +223,18 @@ class Segment {
       const to = start + next[rank]!++
       codePoints[to] = run[i]!
       ranks[to] = rank
+      if (i % STEP === 0) yield
     }
   }
 
-  /** Canonical composition in place: each mark joins the last starter unless one of its own or a higher class stands between. */
-  private recompose(): void {
+  /** Canonical composition in place: a mark joins the last starter unless one of its own or a higher class is between. */
+  *recompose(): Generator<undefined, void> {
     const { codePoints, ranks } = this
     let starter = -1
     let lastRank = 0
     let kept = 0
     for (let i = 0; i < this.count; i++) {
+      if (i % STEP === STEP - 1) yield
       const c = codePoints[i]!
       const rank = ranks[i]!
       const adjacent = starter === kept - 1

@@ -98,3 +98,42 @@ export function matchEnd(units: Uint16Array, i: number, end: number): number {
   while (j < end && classOf[units[j]!]! & NEWLINE) j++
   return j
 }
+
+/** Units that a step of {@link matchSteps} reads. */
+const WINDOW = 1 << 15
+
+/** {@link matchEnd} for words of any length, in steps well below a millisecond each. */
+export function* matchSteps(units: Uint16Array, i: number, end: number): Generator<undefined, number> {
+  let stop = i + WINDOW
+  if (stop >= end) return matchEnd(units, i, end)
+  let j = matchEnd(units, i, stop)
+  if (classOf[units[i]!]! & SPACE && classOf[units[stop - 1]!]! & SPACE) {
+    const run = yield* spaceRunSteps(units, i, end)
+    if (run.end >= stop) return run.newline >= 0 ? run.newline + 1 : run.end < end ? run.end - 1 : run.end
+  }
+  if (j < stop) return j
+  // The match reached the end of the window, and so is a run of the class of its last character.
+  const low = (units[j - 1]! & 0xfc00) === 0xdc00
+  const kind = classAt(units, low ? j - 2 : j - 1)
+  while (j >= stop && j < end && (kind & NEWLINE) === 0) {
+    yield
+    stop = Math.min(end, j + WINDOW)
+    j = kind & LETTER ? lettersEnd(units, j, stop) : othersEnd(units, j, stop)
+  }
+  if (kind & LETTER) return j
+  for (let n = 1; j < end && classOf[units[j]!]! & NEWLINE; n++, j++) if (n % WINDOW === 0) yield
+  return j
+}
+
+/** End of the run of white space from `i`, and its last newline or -1. */
+function* spaceRunSteps(units: Uint16Array, i: number, end: number) {
+  let newline = -1
+  let j = i
+  for (; j < end; j++) {
+    const bits = classOf[units[j]!]!
+    if ((bits & SPACE) === 0) break
+    if (bits & NEWLINE) newline = j
+    if ((j - i) % WINDOW === WINDOW - 1) yield
+  }
+  return { end: j, newline }
+}
