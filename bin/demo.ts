@@ -60,12 +60,12 @@ async function demo(flags: DemoFlags, signal: AbortSignal): Promise<void> {
       flags.budgets.map((budget) => (budget === 0 ? 'no thinking' : `budget ${budget}`)),
       live,
     )
-    const results = await Promise.all(
+    const answers = Promise.all(
       flags.budgets.map((budget, index) =>
         answer(model, budget, flags.seed, flags.json ? undefined : columns.panes[index], signal),
       ),
     )
-    columns.close()
+    const results = await answers.finally(() => columns.close())
     const seconds = (performance.now() - start) / 1000
     if (flags.json)
       out.write(

@@ -225,6 +225,8 @@ export function loadAddon(): NativeAddon {
 
 function requireAddon(root: string): NativeAddon {
   try {
+    // A debug or sanitizer build, by its path (CONTRIBUTING.md).
+    if (process.env.QWEN3_ADDON_PATH) return require(process.env.QWEN3_ADDON_PATH) as NativeAddon
     // node-gyp-build only loads: build/Release first, then the prebuilt for this platform, architecture and libc.
     return (require('node-gyp-build') as (directory: string) => NativeAddon)(root)
   } catch (cause) {

@@ -279,6 +279,13 @@ describe('the other commands', () => {
     expect(code).toBe(0)
   })
 
+  it('doctor says what to do when the addon cannot be loaded', async () => {
+    const { code, stdout } = await qwen3(['doctor'], { env: { QWEN3_ADDON_PATH: join(folder, 'absent.node') } })
+    expect(code).toBe(1)
+    expect(stdout).toMatch(/^bad addon +No native addon could be loaded.*npx qwen3 build.*absent\.node/m)
+    expect(stdout).toMatch(/^(ok {2}|bad) tools /m)
+  })
+
   it('build names the packages of missing tools', async () => {
     const { code, stderr } = await qwen3(['build'], { env: { PATH: folder, CXX: undefined } })
     expect(code).toBe(1)
