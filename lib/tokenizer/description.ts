@@ -1,26 +1,18 @@
 /** What tokenizer files say, checked: anything that would change ids and is not supported is refused by name. */
 import { Qwen3Error } from '../errors'
 import type { AddedToken } from './added'
+import type { VocabularySource } from './builder'
+import { bad, quote } from './bytes'
+import { type JsonObject as Json, JsonReader, JsonSpan } from './json'
 import { QWEN_PATTERN } from './split'
-import { bad, quote } from './vocab'
-
-/** Everything a {@link Tokenizer} is made of. */
-export interface TokenizerDescription {
-  vocab: Record<string, number>
-  merges: readonly (readonly [string, string])[]
-  addedTokens: AddedToken[]
-  /** The file, for messages. */
-  file: string
-}
-
-type Json = Record<string, unknown>
 
 const MAX_ADDED_TOKENS = 65536
 const MAX_ADDED_UNITS = 1024
 
-/** Reads the object of a `tokenizer.json`. */
-export function describeTokenizerJson(json: unknown, file: string): TokenizerDescription {
-  const root = object(json, file, 'the file')
+/** Reads a `tokenizer.json`, all but its vocabulary and merges. */
+export function* describeTokenizerJson(bytes: Buffer, file: string): Generator<undefined, VocabularySource> {
+  const reader = new JsonReader(bytes, file)
+  const root = object(yield* reader.read(['model.vocab', 'model.merges']), file, 'the file')
   checkNormalizer(root.normalizer, file)
   checkPreTokenizer(root.pre_tokenizer, file)
   checkDecoder(root.decoder, file)
@@ -38,40 +30,60 @@ export function describeTokenizerJson(json: unknown, file: string): TokenizerDes
       throw unsupported(file, `model.${field}`, value, 'none')
     }
   }
+  const addedTokens = list(root.added_tokens ?? [], file, 'added_tokens').map((token, i) => {
+    const entry = object(token, file, `added_tokens[${i}]`)
+    return checkAddedToken(entry, entry.id, file, `added_tokens[${i}]`)
+  })
+  rejectDuplicates(addedTokens, file)
   return {
-    vocab: checkVocab(model.vocab, file, 'model.vocab'),
-    merges: checkMerges(model.merges, file),
-    addedTokens: list(root.added_tokens ?? [], file, 'added_tokens').map((token, i) => {
-      const entry = object(token, file, `added_tokens[${i}]`)
-      return checkAddedToken(entry, entry.id, file, `added_tokens[${i}]`)
-    }),
-    file,
+    vocab: { reader, span: span(model.vocab, 'object', file, 'model.vocab'), field: 'model.vocab' },
+    merges: { reader, span: span(model.merges, 'array', file, 'model.merges') },
+    addedTokens,
   }
 }
 
-/** Reads `vocab.json`, the text of `merges.txt`, and the `tokenizer_config.json` beside them (which may be absent). */
-export function describeVocabAndMerges(
-  files: { vocab: unknown; merges: string; config?: unknown },
-  paths: { vocab: string; merges: string; config: string },
-): TokenizerDescription {
-  const config = files.config === undefined ? {} : object(files.config, paths.config, 'the file')
+/** A part that was left for the builder. */
+function span(value: unknown, kind: 'object' | 'array', file: string, field: string): JsonSpan {
+  if (value instanceof JsonSpan && value.kind === kind) return value
+  const found = value instanceof JsonSpan ? `an ${value.kind}` : show(value)
+  throw bad(file, `${field}: expected an ${kind}, received ${found}`)
+}
+
+/** Files of a directory, read whole. */
+export interface NamedFile {
+  bytes: Buffer
+  file: string
+}
+
+/** Reads `vocab.json`, `merges.txt`, and the `tokenizer_config.json` beside them (which may be absent). */
+export function* describeVocabAndMerges(files: {
+  vocab: NamedFile
+  merges: NamedFile
+  config?: NamedFile
+}): Generator<undefined, VocabularySource> {
+  const reader = new JsonReader(files.vocab.bytes, files.vocab.file)
+  const vocab = span(yield* reader.read(['']), 'object', files.vocab.file, 'the file')
+  return {
+    vocab: { reader, span: vocab, field: 'the file' },
+    merges: { lines: files.merges.bytes, file: files.merges.file },
+    addedTokens: files.config ? yield* addedTokensOfConfig(files.config) : [],
+  }
+}
+
+function* addedTokensOfConfig({ bytes, file }: NamedFile): Generator<undefined, AddedToken[]> {
+  const config = object(yield* new JsonReader(bytes, file).read(), file, 'the file')
   const kind = config.tokenizer_class
   if (kind !== undefined && kind !== 'Qwen2Tokenizer' && kind !== 'Qwen2TokenizerFast') {
-    throw unsupported(paths.config, 'tokenizer_class', kind, '"Qwen2Tokenizer"')
+    throw unsupported(file, 'tokenizer_class', kind, '"Qwen2Tokenizer"')
   }
-  if (config.add_prefix_space) throw unsupported(paths.config, 'add_prefix_space', config.add_prefix_space, 'false')
-  const decoder = object(config.added_tokens_decoder ?? {}, paths.config, 'added_tokens_decoder')
+  if (config.add_prefix_space) throw unsupported(file, 'add_prefix_space', config.add_prefix_space, 'false')
+  const decoder = object(config.added_tokens_decoder ?? {}, file, 'added_tokens_decoder')
   const addedTokens = Object.entries(decoder).map(([id, token]) => {
     const field = `added_tokens_decoder[${quote(id)}]`
-    return checkAddedToken(object(token, paths.config, field), Number(id), paths.config, field)
+    return checkAddedToken(object(token, file, field), Number(id), file, field)
   })
-  rejectDuplicates(addedTokens, paths.config)
-  return {
-    vocab: checkVocab(files.vocab, paths.vocab, 'the file'),
-    merges: parseMerges(files.merges, paths.merges),
-    addedTokens,
-    file: paths.vocab,
-  }
+  rejectDuplicates(addedTokens, file)
+  return addedTokens
 }
 
 function checkNormalizer(value: unknown, file: string): void {
@@ -120,43 +132,6 @@ function sequence(value: unknown, key: string, file: string, field: string): Jso
   })
 }
 
-function checkVocab(value: unknown, file: string, field: string): Record<string, number> {
-  const vocab = object(value, file, field)
-  for (const text in vocab) {
-    const id = vocab[text]
-    if (typeof id !== 'number' || !Number.isInteger(id) || id < 0) {
-      throw bad(file, `${field}: the id of ${quote(text)} is ${show(id)}, not a whole number`)
-    }
-  }
-  return vocab as Record<string, number>
-}
-
-/** Merges are pairs, or strings "left right" in older files. */
-function checkMerges(value: unknown, file: string): [string, string][] {
-  return list(value, file, 'model.merges').map((merge, rank) => {
-    if (typeof merge === 'string') return splitMerge(merge, file, `model.merges[${rank}]`)
-    if (Array.isArray(merge) && merge.length === 2 && typeof merge[0] === 'string' && typeof merge[1] === 'string') {
-      return merge as [string, string]
-    }
-    throw bad(file, `model.merges[${rank}]: expected two tokens, received ${show(merge)}`)
-  })
-}
-
-function parseMerges(text: string, file: string): [string, string][] {
-  const merges: [string, string][] = []
-  text.split(/\r?\n/).forEach((line, i) => {
-    if (line !== '' && !(i === 0 && line.startsWith('#version'))) merges.push(splitMerge(line, file, `line ${i + 1}`))
-  })
-  return merges
-}
-
-function splitMerge(line: string, file: string, field: string): [string, string] {
-  const parts = line.split(' ')
-  if (parts.length !== 2 || !parts[0] || !parts[1])
-    throw bad(file, `${field}: expected two tokens, received ${quote(line)}`)
-  return [parts[0], parts[1]]
-}
-
 function checkAddedToken(entry: Json, id: unknown, file: string, field: string): AddedToken {
   const { content } = entry
   if (typeof content !== 'string' || content === '' || content.length > MAX_ADDED_UNITS) {
@@ -187,7 +162,7 @@ function checkAddedToken(entry: Json, id: unknown, file: string, field: string):
 }
 
 /** Refuses added tokens that share an id or a text. */
-export function rejectDuplicates(tokens: readonly AddedToken[], file: string): void {
+function rejectDuplicates(tokens: readonly AddedToken[], file: string): void {
   if (tokens.length > MAX_ADDED_TOKENS) {
     throw bad(file, `added_tokens: ${tokens.length} entries; at most ${MAX_ADDED_TOKENS} are read`)
   }

@@ -3,18 +3,17 @@ import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Qwen3Error } from '../errors'
-import { describeTokenizerJson, describeVocabAndMerges, type TokenizerDescription } from './description'
-import { parseJson, readText } from './json'
-import { bad } from './vocab'
+import type { VocabularySource } from './builder'
+import { bad } from './bytes'
+import { describeTokenizerJson, describeVocabAndMerges, type NamedFile } from './description'
+import { finish, finishInSlices, JsonReader, readFile } from './json'
 
 /** Qwen3's tokenizer.json has 11 MB. */
 const MAX_TOKENIZER_BYTES = 128 * 2 ** 20
 const MAX_CONFIG_BYTES = 8 * 2 ** 20
 
-/** What a directory says, and the vocab_size of its config.json where it has one. */
-export async function describeDirectory(
-  directory: string | URL,
-): Promise<{ description: TokenizerDescription; vocabLimit?: number }> {
+/** What the files of a directory say, with the vocab_size of its config.json where it has one. */
+export async function describeDirectory(directory: string | URL): Promise<VocabularySource> {
   const root = directoryPath(directory)
   const entry = await stat(root).catch(() => undefined)
   if (!entry?.isDirectory()) {
@@ -22,9 +21,9 @@ export async function describeDirectory(
   }
   const vocabLimit = await readVocabLimit(path.join(root, 'config.json'))
   const file = path.join(root, 'tokenizer.json')
-  const text = await readText(file, MAX_TOKENIZER_BYTES)
-  if (text !== undefined) return { description: describeTokenizerJson(parseJson(text, file), file), vocabLimit }
-  return { description: await describeParts(root), vocabLimit }
+  const bytes = await readFile(file, MAX_TOKENIZER_BYTES)
+  const source = bytes ? await finishInSlices(describeTokenizerJson(bytes, file)) : await describeParts(root)
+  return { ...source, vocabLimit }
 }
 
 function directoryPath(directory: string | URL): string {
@@ -43,35 +42,29 @@ function directoryPath(directory: string | URL): string {
   throw new Qwen3Error('INVALID_ARGUMENT', message, { subject: 'directory' })
 }
 
-async function describeParts(root: string): Promise<TokenizerDescription> {
-  const paths = {
-    vocab: path.join(root, 'vocab.json'),
-    merges: path.join(root, 'merges.txt'),
-    config: path.join(root, 'tokenizer_config.json'),
+async function describeParts(root: string): Promise<VocabularySource> {
+  const read = async (name: string, maxBytes: number): Promise<NamedFile | undefined> => {
+    const file = path.join(root, name)
+    const bytes = await readFile(file, maxBytes)
+    return bytes && { bytes, file }
   }
-  const vocab = await readText(paths.vocab, MAX_TOKENIZER_BYTES)
-  const merges = await readText(paths.merges, MAX_TOKENIZER_BYTES)
-  if (vocab === undefined && merges === undefined) {
+  const vocab = await read('vocab.json', MAX_TOKENIZER_BYTES)
+  const merges = await read('merges.txt', MAX_TOKENIZER_BYTES)
+  if (!vocab && !merges) {
     const message = `${root}: holds neither tokenizer.json nor vocab.json and merges.txt`
     throw new Qwen3Error('BAD_MODEL_FILE', message, { subject: root })
   }
-  if (vocab === undefined) throw bad(paths.vocab, 'is missing beside merges.txt')
-  if (merges === undefined) throw bad(paths.merges, 'is missing beside vocab.json')
-  const config = await readText(paths.config, MAX_CONFIG_BYTES)
-  return describeVocabAndMerges(
-    {
-      vocab: parseJson(vocab, paths.vocab),
-      merges,
-      config: config === undefined ? undefined : parseJson(config, paths.config),
-    },
-    paths,
-  )
+  if (!vocab) throw bad(path.join(root, 'vocab.json'), 'is missing beside merges.txt')
+  if (!merges) throw bad(path.join(root, 'merges.txt'), 'is missing beside vocab.json')
+  const config = await read('tokenizer_config.json', MAX_CONFIG_BYTES)
+  return finishInSlices(describeVocabAndMerges({ vocab, merges, ...(config && { config }) }))
 }
 
 async function readVocabLimit(file: string): Promise<number | undefined> {
-  const text = await readText(file, MAX_CONFIG_BYTES)
-  if (text === undefined) return undefined
-  const size = (parseJson(text, file) as { vocab_size?: unknown } | null)?.vocab_size
+  const bytes = await readFile(file, MAX_CONFIG_BYTES)
+  if (bytes === undefined) return undefined
+  const config = finish(new JsonReader(bytes, file).read())
+  const size = (config as { vocab_size?: unknown } | null)?.vocab_size
   if (size === undefined) return undefined
   if (typeof size === 'number' && Number.isInteger(size) && size > 0 && size < 2 ** 31) return size
   throw bad(file, `vocab_size: expected a positive whole number, received ${String(size)}`)

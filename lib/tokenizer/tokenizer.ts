@@ -1,11 +1,14 @@
 /** The public tokenizer: text to ids and back. */
 import { Qwen3Error, throwIfAborted } from '../errors'
 import type { AddedToken } from './added'
+import { buildVocabulary } from './builder'
+import { toByteAlphabet } from './bytes'
 import { type DecodeOptions, StreamDecoder } from './decode'
-import { describeTokenizerJson, rejectDuplicates, type TokenizerDescription } from './description'
+import { describeTokenizerJson } from './description'
 import { Encoder, type Spans } from './encoder'
+import { finish, finishInSlices } from './json'
 import { describeDirectory } from './load'
-import { type ByteTable, toByteAlphabet, Vocabulary } from './vocab'
+import type { ByteTable, Vocabulary } from './vocab'
 
 /** Options of {@link Tokenizer.encode}. */
 export interface EncodeOptions {
@@ -27,9 +30,6 @@ export interface TextSegment {
   parseSpecial: boolean
 }
 
-/** Event-loop time that one slice of {@link Tokenizer.encodeAsync} may take. */
-const SLICE_MS = 0.7
-
 /**
  * Byte-level BPE as Qwen3 uses it: NFC, Qwen's split pattern, merges by rank. Equal, id for id, to the Rust
  * `tokenizers` package without post-processor, truncation and padding.
@@ -45,11 +45,8 @@ export class Tokenizer {
   private readonly special: Uint8Array
   private ids: Map<string, number> | undefined
 
-  private constructor(description: TokenizerDescription, vocabLimit: number | undefined) {
-    const { addedTokens, file } = description
-    rejectDuplicates(addedTokens, file)
-    const vocab = Object.entries(description.vocab)
-    this.vocabulary = new Vocabulary({ vocab, merges: description.merges, addedTokens, vocabLimit, file })
+  private constructor(vocabulary: Vocabulary, addedTokens: readonly AddedToken[]) {
+    this.vocabulary = vocabulary
     this.vocabSize = this.vocabulary.size
     this.vocabLimit = this.vocabulary.limit
     this.encoder = new Encoder(this.vocabulary, addedTokens)
@@ -63,8 +60,8 @@ export class Tokenizer {
    * model directory. Throws `MODEL_NOT_FOUND`, `BAD_MODEL_FILE` or `UNSUPPORTED`.
    */
   static async load(directory: string | URL): Promise<Tokenizer> {
-    const { description, vocabLimit } = await describeDirectory(directory)
-    return new Tokenizer(description, vocabLimit)
+    const source = await describeDirectory(directory)
+    return new Tokenizer(await finishInSlices(buildVocabulary(source)), source.addedTokens)
   }
 
   /**
@@ -72,7 +69,10 @@ export class Tokenizer {
    * embedding (`vocab_size` of its config), which may exceed the tokens; `file` is named in errors.
    */
   static fromJson(json: unknown, options: { vocabLimit?: number; file?: string } = {}): Tokenizer {
-    return new Tokenizer(describeTokenizerJson(json, options.file ?? 'tokenizer.json'), options.vocabLimit)
+    const { vocabLimit, file = 'tokenizer.json' } = options
+    // Through its text, so that objects are checked by the same code as files.
+    const source = finish(describeTokenizerJson(Buffer.from(JSON.stringify(json) ?? 'null'), file))
+    return new Tokenizer(finish(buildVocabulary({ ...source, vocabLimit })), source.addedTokens)
   }
 
   /** The ids of a text. Lone surrogates are encoded as U+FFFD. Nothing is added before or after. */
@@ -84,15 +84,7 @@ export class Tokenizer {
   async encodeAsync(text: string, options: EncodeOptions & { signal?: AbortSignal } = {}): Promise<Int32Array> {
     const { signal } = options
     const steps = this.encoder.steps(checkText(text), checkSpans(text, options))
-    let started = performance.now()
-    for (;;) {
-      throwIfAborted(signal)
-      const step = steps.next()
-      if (step.done) return step.value
-      if (performance.now() - started < SLICE_MS) continue
-      await new Promise((resolve) => setImmediate(resolve))
-      started = performance.now()
-    }
+    return finishInSlices(steps, () => throwIfAborted(signal))
   }
 
   /**
