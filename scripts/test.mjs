@@ -70,7 +70,7 @@ function typeScriptTests() {
 
 function packageTests() {
   const script = join(root, 'scripts/package-test.mjs')
-  const { stdout, stderr, status } = spawnSync(process.execPath, [script, '--nodes'], {
+  const { stdout, stderr, status } = spawnSync(process.execPath, [script, '--nodes', '--compile'], {
     cwd: root,
     encoding: 'utf8',
     maxBuffer: 1 << 28,
