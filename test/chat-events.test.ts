@@ -480,7 +480,9 @@ describe('tool calls', () => {
   })
 
   test('linear from 1 KiB to 1 MiB', () => {
-    const shapes = ['\\"', '{"a":', '[', 'x', '\\\\', '" ', ',', '🧮']
+    const shapes = process.env.QWEN3_LONG
+      ? ['\\"', '{"a":', '[', 'x', '\\\\', '" ', ',', '🧮']
+      : ['\\"', '{"a":', 'x', '🧮']
     const time = (text: string) => {
       const before = process.cpuUsage()
       const reader = new ToolCallReader()
@@ -562,7 +564,7 @@ describe('any split gives the same', () => {
             if (event.type === 'text' || event.type === 'thinking') expect(event.text).not.toBe('')
         }
       }),
-      { numRuns: process.env.QWEN3_LONG ? 50_000 : 1500 },
+      { numRuns: process.env.QWEN3_LONG ? 50_000 : 600 },
     )
   })
 })

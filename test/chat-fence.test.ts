@@ -271,9 +271,9 @@ describe('generated templates', () => {
         expect((user + system) / 1000).toBeLessThan(250)
         if (code === 'accepted') rendered++
       }),
-      { numRuns: process.env.QWEN3_LONG ? 200_000 : 3000 },
+      { numRuns: process.env.QWEN3_LONG ? 200_000 : 1000 },
     )
-    expect(rendered).toBeGreaterThan(200)
+    expect(rendered).toBeGreaterThan(70)
   })
 })
 
