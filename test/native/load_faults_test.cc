@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <new>
 
@@ -14,10 +15,12 @@ namespace {
 
 enum class ReadFault { kNone, kInterrupted, kShort, kBroken, kShrunk };
 ReadFault read_fault = ReadFault::kNone;
-int64_t reads = 0, failing_read = -1;
+std::atomic<int64_t> reads = 0;
+int64_t failing_read = -1;
 
-bool count_allocations = false;
-int64_t allocations = 0, failing_allocation = -1, live = 0;
+std::atomic<bool> count_allocations = false;
+std::atomic<int64_t> allocations = 0, live = 0;
+int64_t failing_allocation = -1;
 
 void* allocate(size_t bytes, size_t alignment) {
   if (count_allocations && allocations++ == failing_allocation) throw std::bad_alloc();
@@ -40,9 +43,9 @@ void release(void* memory) noexcept {
 
 // The executable's own definitions go before the C library's and the C++ runtime's.
 extern "C" __attribute__((visibility("default"))) ssize_t pread(int fd, void* out, size_t bytes, off_t offset) {
-  const bool fault = read_fault != ReadFault::kNone && (failing_read < 0 || reads == failing_read);
-  ++reads;
-  if (fault && read_fault == ReadFault::kInterrupted && reads % 2) return errno = EINTR, -1;
+  const int64_t n = reads++;
+  const bool fault = read_fault != ReadFault::kNone && (failing_read < 0 || n == failing_read);
+  if (fault && read_fault == ReadFault::kInterrupted && n % 2) return errno = EINTR, -1;
   if (fault && read_fault == ReadFault::kShort) bytes = (bytes + 6) / 7;
   if (fault && read_fault == ReadFault::kBroken) return errno = EIO, -1;
   if (fault && read_fault == ReadFault::kShrunk) return 0;
@@ -91,10 +94,12 @@ int64_t open_files() {
 struct Fixture {
   ModelConfig config = tiny_moe_config();
   CheckpointFile file{config, 7};
-  std::unique_ptr<Backend> backend = create_reference_backend();
+  std::shared_ptr<Backend> backend;
   std::vector<float> want = probe_logits(*load(), *backend);
 
-  std::shared_ptr<const Model> load() { return Model::load(config, file.source(), *backend, WeightFormat::kF32, {}); }
+  explicit Fixture(std::shared_ptr<Backend> on) : backend(std::move(on)) {}
+
+  std::shared_ptr<const Model> load() { return Model::load(config, file.source(), *backend, WeightFormat::kBF16, {}); }
 };
 
 void reads_fail(Fixture& f) {
@@ -155,8 +160,10 @@ void allocations_fail(Fixture& f) {
 
 int main(int argc, char** argv) {
   Run run(argc, argv);
-  Fixture fixture;
-  reads_fail(fixture);
-  allocations_fail(fixture);
+  for (const char* device : {"reference", "cpu"}) {
+    Fixture fixture(create_backend(device, 2));
+    reads_fail(fixture);
+    allocations_fail(fixture);
+  }
   return run.finish();
 }

@@ -16,13 +16,15 @@ namespace {
 
 const std::string kQ = "model.layers.1.self_attn.q_proj.weight", kNorm = "model.norm.weight";
 
+// The backend that main() is going through.
+std::shared_ptr<Backend> backend;
+
 std::shared_ptr<const Model> load(const ModelConfig& config, const WeightsSource& source,
                                   WeightFormat format = WeightFormat::kF32, const LoadProgress& progress = {}) {
-  return Model::load(config, source, *create_reference_backend(), format, progress);
+  return Model::load(config, source, *backend, format, progress);
 }
 
 void equal_weights(Random& random) {
-  const auto backend = create_reference_backend();
   for (const bool moe : {false, true}) {
     ModelConfig config = moe ? tiny_moe_config() : tiny_config();
     config.tied_embeddings = moe;
@@ -38,7 +40,6 @@ void equal_weights(Random& random) {
 }
 
 void names(Random& random) {
-  const auto backend = create_reference_backend();
   const ModelConfig config = tiny_config();
   const uint64_t weights_seed = random.word();
   const CheckpointFile file(config, weights_seed);
@@ -120,7 +121,7 @@ void progress_and_cancel() {
       int64_t seen = 0;
       LoadProgress cancelling{[&](int64_t, int64_t) { cancelled = ++seen >= stop; }, &cancelled};
       CHECK_THROWS(load(config, source, WeightFormat::kF32, cancelling), ErrorCode::kAborted);
-      CHECK(seen == stop);  // nothing is read after the flag is up
+      CHECK(seen <= stop + 1);  // the flag stops every thread before its next piece
     }
   }
 }
@@ -131,7 +132,6 @@ void too_large() {
   config.n_layers = 94, config.hidden = 4096, config.n_q_heads = 64, config.n_kv_heads = 4, config.head_dim = 128;
   config.vocab = 151936, config.rope_theta = 5e6, config.native_window = 262144;
   config.n_experts = 128, config.top_k_experts = 8, config.moe_ffn = 1536, config.moe_layer.assign(94, 1);
-  const auto backend = create_reference_backend();
   const int64_t bytes = Model::weight_bytes(config, *backend, WeightFormat::kF32);
   CHECK(bytes > int64_t{4} * 230'000'000'000 && bytes < int64_t{4} * 240'000'000'000);
   struct rusage before, after;
@@ -212,12 +212,16 @@ void threads() {
 int main(int argc, char** argv) {
   Run run(argc, argv);
   Random random(seed());
-  equal_weights(random);
-  names(random);
-  refused();
-  truncated();
-  progress_and_cancel();
-  too_large();
+  for (const char* device : {"reference", "cpu"}) {
+    backend = create_backend(device, 2);
+    equal_weights(random);
+    names(random);
+    refused();
+    truncated();
+    progress_and_cancel();
+    too_large();
+  }
+  backend.reset();
   generator(random);
   threads();
   return run.finish();

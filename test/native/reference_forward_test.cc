@@ -115,6 +115,34 @@ void bf16_is_near(Random& random) {
   std::printf("bf16 weights, inputs and cache: error %.2e\n", error);
 }
 
+// The bound of 1e-5 tells a right formula from a slightly wrong one: each change of one number of the configuration
+// moves the logits by a hundred times as much.
+void sensitivity(Random& random) {
+  ModelConfig config = tiny_moe_config();
+  config.moe_layer = {0, 1};
+  config.yarn = YarnConfig{.factor = 2, .original_max_position_embeddings = 64};
+  const uint64_t weights_seed = random.word();
+  const std::vector<int32_t> tokens = random.tokens(40, config.vocab);
+  const auto logits = [&](const ModelConfig& c) {
+    return ForwardF64(c, random_tensors(weights_seed), c.yarn).logits(tokens);
+  };
+  const Vector64 right = logits(config);
+  const auto moves = [&](const char* what, const std::function<void(ModelConfig&)>& change) {
+    ModelConfig changed = config;
+    change(changed);
+    const Vector64 wrong = logits(changed);
+    const double error = relative_error(wrong.data(), right.data(), right.size());
+    CHECK_MSG(error > 1e-3, std::string(what) + " " + std::to_string(error));
+  };
+  moves("eps", [](ModelConfig& c) { c.rms_norm_eps = 1e-4f; });
+  moves("theta", [](ModelConfig& c) { c.rope_theta = 5e5; });
+  moves("attention factor", [](ModelConfig& c) { c.yarn->attention_factor = 1; });
+  moves("factor", [](ModelConfig& c) { c.yarn->factor = 2.5; });
+  moves("beta", [](ModelConfig& c) { c.yarn->beta_slow = 4; });
+  moves("top k", [](ModelConfig& c) { c.top_k_experts = 3; });
+  moves("normalised shares", [](ModelConfig& c) { c.norm_topk_prob = false; });
+}
+
 void empty_and_observed(Random& random) {
   const ModelConfig config = random_config(random, 2, 1);
   Setup s(config, random.word());
@@ -157,6 +185,7 @@ int main(int argc, char** argv) {
   schedules_agree(random, WeightFormat::kBF16, DType::kBF16);
   schedules_agree(random, WeightFormat::kF32, DType::kBF16);
   bf16_is_near(random);
+  sensitivity(random);
   empty_and_observed(random);
   return run.finish();
 }
