@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "core/dtype.h"
@@ -48,20 +49,27 @@ std::vector<float> channel_factors(uint64_t seed, uint64_t name, int64_t n) {
   return factors;
 }
 
+// Factors of a tensor's channels, made when the first row is read: a large model has tens of thousands of tensors, and
+// their sources are all made before any is read.
+struct Channels {
+  std::once_flag made;
+  std::vector<float> factors;
+};
+
 }  // namespace
 
 MatrixSource random_tensor(const TensorSpec& tensor, uint64_t seed) {
   const uint64_t name = hash_name(tensor.name);
   const bool vector = tensor.vector;
   const int64_t cols = tensor.cols;
-  auto factors = std::make_shared<std::vector<float>>(channel_factors(seed, name, vector ? tensor.rows : cols));
-  if (!vector) {
-    const float deviation = 1.0f / std::sqrt(static_cast<float>(cols));
-    for (float& factor : *factors) factor *= deviation;
-  }
-  auto read = [=](int64_t row_begin, int64_t row_end, void* to) {
-    const float* channel = factors->data();
-    const int64_t n_channels = static_cast<int64_t>(factors->size());
+  const int64_t n_channels = vector ? tensor.rows : cols;
+  const float deviation = vector ? 1.0f : 1.0f / std::sqrt(static_cast<float>(cols));
+  auto read = [=, channels = std::make_shared<Channels>()](int64_t row_begin, int64_t row_end, void* to) {
+    std::call_once(channels->made, [&] {
+      channels->factors = channel_factors(seed, name, n_channels);
+      for (float& factor : channels->factors) factor *= deviation;
+    });
+    const float* channel = channels->factors.data();
     const int64_t begin = row_begin * cols, end = row_end * cols;
     uint16_t* out = static_cast<uint16_t*>(to);
     float batch[kBatch];
