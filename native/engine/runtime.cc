@@ -15,17 +15,6 @@ bool cancelled(const LoadProgress& progress) {
   return progress.cancelled && progress.cancelled->load(std::memory_order_relaxed);
 }
 
-// A model keeps the backend alive that packed its weights and that its key names.
-std::shared_ptr<const Model> with_backend(std::shared_ptr<const Model> model, std::shared_ptr<Backend> backend) {
-  struct Pair {
-    std::shared_ptr<Backend> backend;  // destroyed last
-    std::shared_ptr<const Model> model;
-  };
-  auto pair = std::make_shared<Pair>(Pair{std::move(backend), std::move(model)});
-  const Model* const raw = pair->model.get();
-  return {std::move(pair), raw};
-}
-
 }  // namespace
 
 Runtime& Runtime::get() {
@@ -34,26 +23,19 @@ Runtime& Runtime::get() {
 }
 
 std::shared_ptr<Backend> Runtime::backend(const std::string& device, int threads) {
-  const bool reference = device == "reference";
-  if (!reference && device != "auto" && device != "cpu") {
-    const bool cuda = device.starts_with("cuda");
-    throw Error(ErrorCode::kUnsupported,
-                cuda ? "this version runs on the CPU only; load the model with device 'auto' or 'cpu'"
-                     : "device must be 'auto' or 'cpu', received '" + device + "'",
-                "device");
-  }
   if (threads < 0) {
     throw Error(ErrorCode::kInvalidArgument,
                 "threads must be 0 (physical cores) or more, received " + std::to_string(threads), "threads");
   }
   const std::lock_guard lock(mutex_);
-  std::weak_ptr<Backend>& slot = backends_[{reference ? "reference" : "cpu", reference ? 0 : threads}];
-  std::shared_ptr<Backend> backend = slot.lock();
-  if (!backend) {
-    backend = reference ? create_reference_backend() : create_cpu_backend(threads, "auto");
-    slot = backend;
+  const auto known = backends_.find({device, threads});
+  if (known != backends_.end()) return known->second;
+  std::shared_ptr<Backend> made = create_backend(device, threads);
+  for (const auto& [key, backend] : backends_) {  // another name for the same device
+    if (key.second == threads && backend->name() == made->name()) made = backend;
   }
-  return backend;
+  backends_[{device, threads}] = made;
+  return made;
 }
 
 std::shared_ptr<const Model> Runtime::load(const std::string& key, const ModelConfig& config,
@@ -96,7 +78,7 @@ std::shared_ptr<const Model> Runtime::load(const std::string& key, const ModelCo
       entry->total = total;
       if (progress.report) progress.report(done, total);
     };
-    std::shared_ptr<const Model> model = with_backend(Model::load(config, source, *backend, format, shared), backend);
+    std::shared_ptr<const Model> model = Model::load(config, source, *backend, format, shared);
     finish(model);
     return model;
   } catch (...) {

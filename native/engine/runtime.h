@@ -15,15 +15,15 @@
 
 namespace qwen3 {
 
-// What a process shares between all its models and threads: backends and packed weights. It is the only static of the
-// engine and is never destroyed, because threads of an exiting process may still use it; the backends and weights it
-// hands out are reference counted, and it keeps neither alive itself. Thread safe.
+// What a process shares between all its models and threads: backends, kept for the life of the process because their
+// thread pools are few and dear to restart, and packed weights, kept while a model uses them. It is the only static of
+// the engine and is never destroyed: threads of an exiting process may still use it. Thread safe.
 class Runtime {
  public:
   static Runtime& get();
 
-  // `device`: "auto" and "cpu" are the fast CPU backend, "reference" the scalar oracle (tests). threads: 0 = physical
-  // cores. Equal arguments give the same backend while it lives. Throws Error(kUnsupported, "device") for others.
+  // Equal arguments give the same backend; "auto" is whatever it stands for. threads: 0 = physical cores. Throws
+  // Error(kUnsupported, "device") for devices that this build lacks.
   std::shared_ptr<Backend> backend(const std::string& device, int threads);
 
   // Packed weights under the caller's key (real path, mtime, ...; the format and backend are added here). While a model
@@ -45,7 +45,7 @@ class Runtime {
   Runtime() = default;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<std::pair<std::string, int>, std::weak_ptr<Backend>> backends_;
+  std::map<std::pair<std::string, int>, std::shared_ptr<Backend>> backends_;
   std::map<Key, std::shared_ptr<Entry>> models_;
 };
 

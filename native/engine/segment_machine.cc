@@ -148,17 +148,20 @@ SegmentMachine::Verdict SegmentMachine::push(int32_t token, bool ends, double no
 
 SegmentMachine::Close SegmentMachine::think(int32_t token, double now_ms, int64_t remaining) {
   if (token != plan_->think_open) ++thought_;
-  const std::string_view bytes = (*table_)[token];
+  remember_tail((*table_)[token]);
+  const bool looped = plan_->loop_breaker && loop_.push(token);
+  if (budget_ >= 0 && (thought_ >= budget_ || in_landing())) return close_now(ThinkingStop::kBudget, remaining);
+  if (looped) return close_now(ThinkingStop::kLoop, remaining);
+  return must_close(now_ms, remaining);
+}
+
+void SegmentMachine::remember_tail(std::string_view bytes) {
+  if (bytes.empty()) return;
   const int32_t fresh = static_cast<int32_t>(std::min<size_t>(bytes.size(), sizeof tail_));
   const int32_t kept = std::min<int32_t>(tail_bytes_, static_cast<int32_t>(sizeof tail_) - fresh);
   std::memmove(tail_, tail_ + tail_bytes_ - kept, kept);
   std::memcpy(tail_ + kept, bytes.data() + bytes.size() - fresh, fresh);
   tail_bytes_ = kept + fresh;
-
-  const bool looped = plan_->loop_breaker && loop_.push(token);
-  if (budget_ >= 0 && (thought_ >= budget_ || in_landing())) return close_now(ThinkingStop::kBudget, remaining);
-  if (looped) return close_now(ThinkingStop::kLoop, remaining);
-  return must_close(now_ms, remaining);
 }
 
 bool SegmentMachine::in_landing() const {

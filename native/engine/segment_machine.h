@@ -74,6 +74,7 @@ class SegmentMachine {
   Close close_now(ThinkingStop why, int64_t remaining);
   Segment answer(int32_t token);
   bool in_landing() const;
+  void remember_tail(std::string_view bytes);
 
   const SegmentPlan* plan_;
   const TokenTable* table_;

@@ -97,21 +97,27 @@ void StepLoop::submit(int64_t id, Request&& request, double submitted_ms) {
   if (s.generates() && max_tokens >= 0 && max_tokens < s.limit - s.size()) s.limit = s.size() + max_tokens;
   s.rope_table = rope_.initial_table(s.size(), s.limit);
   sequences_.emplace(id, std::move(owned));
-  if (s.generates()) append_forced(s, s.machine.begin(s.remaining()));
   scheduler_.add(&s);
+  if (s.generates()) close_thinking(s, s.machine.begin(s.remaining()));
 }
 
-// The step loop only calls this between steps: nothing of the sequence is in flight.
+// Only called between steps: nothing of the sequence is in flight.
 void StepLoop::append_forced(Sequence& s, SegmentMachine::Close close) {
   for (const int32_t id : s.machine.forced(close)) s.append({id, Segment::kClosing, true}, {});
 }
 
+// A closing that the caller asked for, or that the request began with, may have used up what could be generated.
+void StepLoop::close_thinking(Sequence& s, SegmentMachine::Close close) {
+  append_forced(s, close);
+  if (s.generates() && s.remaining() <= 0) finish(s, FinishReason::kLength);
+}
+
 void StepLoop::end_thinking(int64_t id) {
-  if (Sequence* s = find(id)) append_forced(*s, s->machine.end_thinking(s->remaining()));
+  if (Sequence* s = find(id)) close_thinking(*s, s->machine.end_thinking(s->remaining()));
 }
 
 void StepLoop::set_thinking_budget(int64_t id, int64_t tokens) {
-  if (Sequence* s = find(id)) append_forced(*s, s->machine.set_budget(tokens, s->remaining()));
+  if (Sequence* s = find(id)) close_thinking(*s, s->machine.set_budget(tokens, s->remaining()));
 }
 
 void StepLoop::finish(Sequence& s, FinishReason reason) {

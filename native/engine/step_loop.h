@@ -67,6 +67,7 @@ class StepLoop {
   void take_scores(Sequence& sequence, const PlanEntry& entry);
   void sample(Sequence& sequence, float* logits, double now);
   void append_forced(Sequence& sequence, SegmentMachine::Close close);
+  void close_thinking(Sequence& sequence, SegmentMachine::Close close);
   void rescale_outgrown();
   void finish(Sequence& sequence, FinishReason reason);
   void fail(Sequence& sequence, const std::string& code, const std::string& message, const std::string& subject);

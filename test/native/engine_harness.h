@@ -46,10 +46,11 @@ struct Collected {
 class Driver {
  public:
   Driver(std::shared_ptr<const Model> model, std::shared_ptr<Backend> backend, const EngineOptions& options)
-      : loop(std::move(model), std::move(backend), options, [this] { return clock += 1; }) {}
+      : vocab(model->config().vocab),
+        loop(std::move(model), std::move(backend), options, [this] { return clock += 1; }) {}
 
   void submit(int64_t id, Request request) {
-    validate_request(request, vocab(), loop.context_tokens(), loop.context_tokens());
+    validate_request(request, vocab, loop.context_tokens(), loop.context_tokens());
     loop.submit(id, std::move(request), clock);
     results[id];
   }
@@ -71,12 +72,11 @@ class Driver {
     loop.pool().check();
     CHECK(loop.pool().available() == loop.pool().total());
   }
-  int64_t vocab() const { return vocab_; }
 
   double clock = 0;
+  const int64_t vocab;
   StepLoop loop;
   std::map<int64_t, Collected> results;
-  int64_t vocab_ = 1 << 20;
 };
 
 // Gathers what a threaded engine sends.
