@@ -49,13 +49,15 @@ export function* buildVocabulary(source: VocabularySource): Generator<undefined,
 class TokenTable {
   /** The token at hand: readers write here. */
   readonly scratch = new Uint8Array(2 * MAX_TOKEN_BYTES)
+  /** Where in it a space stood between two tokens, or -1. */
+  space = -1
   private bytes = new Uint8Array(1 << 16)
   private used = 0
   /** id, start, end of every token. */
   private entries = new Int32Array(3 * 4096)
   count = 0
   /** Open addressing; entry index + 1. */
-  private slots = new Int32Array(1 << 14)
+  private slots = new Int32Array(1 << 12)
   /** Added tokens that are not in the vocabulary proper: not found by {@link find}. */
   private readonly added: { id: number; bytes: Uint8Array }[] = []
 
@@ -66,7 +68,7 @@ class TokenTable {
     if (this.used + length > this.bytes.length) this.bytes = enlarged(this.bytes, this.used + length)
     const slot = this.slotOf(this.scratch, 0, length)
     if (this.slots[slot] !== 0) return false
-    this.bytes.set(this.scratch.subarray(0, length), this.used)
+    for (let i = 0; i < length; i++) this.bytes[this.used + i] = this.scratch[i]!
     this.entries[3 * this.count] = id
     this.entries[3 * this.count + 1] = this.used
     this.used += length
@@ -102,7 +104,7 @@ class TokenTable {
   }
 
   private growSlots(): void {
-    this.slots = new Int32Array(this.slots.length * 4)
+    this.slots = new Int32Array(this.slots.length * 8)
     for (let entry = 0; entry < this.count; entry++) {
       this.slots[this.slotOf(this.bytes, this.entries[3 * entry + 1]!, this.entries[3 * entry + 2]!)] = entry + 1
     }
@@ -196,27 +198,30 @@ function* readVocab(source: VocabularySource['vocab'], tokens: TokenTable): Gene
   const { reader, field } = source
   reader.at = source.span.start
   if (!reader.enter(0x7b, 0x7d)) return
+  let start = 0
+  const text = () => {
+    reader.at = start
+    reader.peek()
+    return quote(reader.string())
+  }
   do {
-    const start = reader.at
-    const { length } = readToken(reader, tokens.scratch, 0, field)
-    const text = () => {
-      reader.at = start
-      reader.peek()
-      return quote(reader.string())
-    }
+    start = reader.at
+    const length = readToken(reader, tokens, 0, field)
     if (length === 0) throw bad(reader.file, `${field}: a token is empty`)
     reader.expect(0x3a)
     const id = readId(reader)
-    if (typeof id !== 'number')
-      throw bad(reader.file, `${field}: the id of ${text()} is ${id.shown}, not a whole number`)
+    if (id < 0) {
+      const shown = showValue(reader)
+      throw bad(reader.file, `${field}: the id of ${text()} is ${shown}, not a whole number`)
+    }
     if (!tokens.add(length, id)) throw bad(reader.file, `${field}: the key ${text()} stands twice`)
     if (tokens.count > MAX_TOKENS) throw bad(reader.file, `${field}: more than ${MAX_TOKENS} tokens`)
     if (tokens.count % STEP === 0) yield
   } while (reader.more(0x7d))
 }
 
-/** A whole number from 0 to 2^31 - 1, or what stands there instead. */
-function readId(reader: JsonReader): number | { shown: string } {
+/** Reads a whole number from 0 to 2^31 - 1; -1, with the cursor before it, for anything else. */
+function readId(reader: JsonReader): number {
   const { bytes } = reader
   const first = reader.peek()
   const start = reader.at
@@ -225,24 +230,30 @@ function readId(reader: JsonReader): number | { shown: string } {
   for (; digit >= 0 && digit <= 9 && reader.at - start < 10; digit = (bytes[++reader.at] ?? 0) - 0x30)
     id = id * 10 + digit
   const next = bytes[reader.at]
-  const plain = reader.at > start && next !== 0x2e && next !== 0x65 && next !== 0x45 && !(digit >= 0 && digit <= 9)
-  if (plain && id < 2 ** 31 && (first !== 0x30 || reader.at === start + 1)) return id
+  const whole = next !== 0x2e && next !== 0x65 && next !== 0x45 && !(digit >= 0 && digit <= 9)
+  if (reader.at > start && whole && id < 2 ** 31 && (first !== 0x30 || reader.at === start + 1)) return id
   reader.at = start
-  if (first === 0x7b || first === 0x5b) return { shown: 'a container' }
+  return -1
+}
+
+function showValue(reader: JsonReader): string {
+  const first = reader.peek()
+  if (first === 0x7b || first === 0x5b) return 'a container'
   const value = reader.scalar()
-  return { shown: typeof value === 'string' ? quote(value) : String(value) }
+  return typeof value === 'string' ? quote(value) : String(value)
 }
 
 /**
- * Reads the string at the cursor as a token in the byte alphabet into `out` from `at` on. Where a space may stand in
- * it (merges as strings), `split` is the index behind it, else -1.
+ * Reads the string at the cursor as a token in the byte alphabet into `tokens.scratch` from `at` on and returns the
+ * end. With `spaced` one space may stand in it (merges as strings), noted in `tokens.space`.
  */
-function readToken(reader: JsonReader, out: Uint8Array, at: number, field: string, spaced = false) {
+function readToken(reader: JsonReader, tokens: TokenTable, at: number, field: string, spaced = false): number {
   const { bytes } = reader
+  const out = tokens.scratch
   if (reader.peek() !== 0x22) reader.fail('expected a string')
   const quoteAt = reader.at
   let length = at
-  let split = -1
+  tokens.space = -1
   let i = quoteAt + 1
   for (;;) {
     let char = bytes[i++]
@@ -263,11 +274,11 @@ function readToken(reader: JsonReader, out: Uint8Array, at: number, field: strin
     }
     const byte = char < 0x144 ? CHAR_TO_BYTE[char]! : -1
     if (byte >= 0 && length - at < MAX_TOKEN_BYTES) out[length++] = byte
-    else if (spaced && char === 0x20 && split < 0) split = length
+    else if (spaced && char === 0x20 && tokens.space < 0) tokens.space = length
     else throw foreign(reader, quoteAt, field)
   }
   reader.at = i
-  return { length, split }
+  return length
 }
 
 function escapedChar(written: string): number | undefined {
@@ -309,24 +320,22 @@ function* mergeArray(
 ): Generator<undefined, void> {
   reader.at = span.start
   if (!reader.enter(0x5b, 0x5d)) return
-  const { scratch } = tokens
+  const where = (problem: string) => bad(reader.file, `model.merges[${merges.count}]: ${problem}`)
   do {
-    const field = `model.merges[${merges.count}]`
-    const where = (problem: string) => bad(reader.file, `${field}: ${problem}`)
     const first = reader.peek()
     if (first === 0x5b) {
       reader.at++
       if (reader.peek() !== 0x22) throw where('expected two tokens')
-      const left = readToken(reader, scratch, 0, field).length
+      const left = readToken(reader, tokens, 0, 'model.merges')
       if (!reader.more(0x5d) || reader.peek() !== 0x22) throw where('expected two tokens, received one')
-      const end = readToken(reader, scratch, left, field).length
+      const end = readToken(reader, tokens, left, 'model.merges')
       if (reader.more(0x5d)) throw where('expected two tokens, received more')
       merges.add(tokens, left, end, where)
     } else {
       if (first !== 0x22) throw where('expected two tokens')
-      const { length, split } = readToken(reader, scratch, 0, field, true)
-      if (split <= 0 || split === length) throw where('expected two tokens with a space between')
-      merges.add(tokens, split, length, where)
+      const length = readToken(reader, tokens, 0, 'model.merges', true)
+      if (tokens.space <= 0 || tokens.space === length) throw where('expected two tokens with a space between')
+      merges.add(tokens, tokens.space, length, where)
     }
     if (merges.count % STEP === 0) yield
   } while (reader.more(0x5d))

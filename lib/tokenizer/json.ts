@@ -12,8 +12,8 @@ const STEP = 1 << 15
 
 const QUOTE = 0x22
 const BACKSLASH = 0x5c
-const OPEN = [0x7b, 0x5b]
-const CLOSE = [0x7d, 0x5d]
+const OPEN = [0x7b, 0x5b] as const
+const CLOSE = [0x7d, 0x5d] as const
 
 export type JsonObject = Record<string, unknown>
 
@@ -110,7 +110,8 @@ export class JsonReader {
   }
 
   private *value(path: string, depth: number, lazy: readonly string[]): Generator<undefined, unknown> {
-    const kind = OPEN.indexOf(this.peek() ?? -1)
+    const first = this.peek()
+    const kind = first === OPEN[0] ? 0 : first === OPEN[1] ? 1 : -1
     if (kind < 0) return this.scalar()
     if (lazy.includes(path)) {
       const span = new JsonSpan(this.at, kind === 0 ? 'object' : 'array')
@@ -123,24 +124,24 @@ export class JsonReader {
 
   private *object(path: string, depth: number, lazy: readonly string[]): Generator<undefined, JsonObject> {
     const object: JsonObject = Object.create(null)
-    if (!this.enter(OPEN[0]!, CLOSE[0]!)) return object
+    if (!this.enter(OPEN[0], CLOSE[0])) return object
     do {
       if (this.peek() !== QUOTE) this.fail('expected a key in double quotes')
       const key = this.string()
       if (key in object) this.fail(`the key ${JSON.stringify(key.slice(0, 100))} stands twice`)
       this.expect(0x3a)
       object[key] = yield* this.value(path === '' ? key : `${path}.${key}`, depth + 1, lazy)
-    } while (this.more(CLOSE[0]!))
+    } while (this.more(CLOSE[0]))
     return object
   }
 
   private *array(path: string, depth: number, lazy: readonly string[]): Generator<undefined, unknown[]> {
     const array: unknown[] = []
-    if (!this.enter(OPEN[1]!, CLOSE[1]!)) return array
+    if (!this.enter(OPEN[1], CLOSE[1])) return array
     do {
       array.push(yield* this.value(`${path}[]`, depth + 1, lazy))
       if (array.length % 1024 === 0) yield
-    } while (this.more(CLOSE[1]!))
+    } while (this.more(CLOSE[1]))
     return array
   }
 
@@ -162,9 +163,9 @@ export class JsonReader {
           pause = this.at + STEP
           yield
         }
-      } else if (OPEN.includes(byte) && ++depth > MAX_DEPTH) {
-        throw this.tooDeep()
-      } else if (CLOSE.includes(byte)) {
+      } else if (byte === OPEN[0] || byte === OPEN[1]) {
+        if (++depth > MAX_DEPTH) throw this.tooDeep()
+      } else if (byte === CLOSE[0] || byte === CLOSE[1]) {
         depth--
       }
       this.at++

@@ -176,7 +176,7 @@ describe('damage', () => {
     ['nesting of 100,000 levels', `${'['.repeat(100_000)}${']'.repeat(100_000)}`, /deep/],
     [
       'nesting inside a field',
-      JSON.stringify(smallJson()).replace('"1.0"', '{"a":'.repeat(99) + '1' + '}'.repeat(99)),
+      JSON.stringify(smallJson()).replace('"1.0"', `${'{"a":'.repeat(99)}1${'}'.repeat(99)}`),
       /deep/,
     ],
     ['a key that stands twice', JSON.stringify(smallJson()).replace('"l":', '"k":'), /"k"/],
