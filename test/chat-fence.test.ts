@@ -409,6 +409,8 @@ describe('Python semantics where the library differs', () => {
     ['{% filter upper %}abc{% endfilter %}', 'ABC'],
     ['{% for i in range(5) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}', '012'],
     ['{{ eos_token }}', '<|im_end|>'],
+    ['{{ [1, true, none, "a", "it\'s", {"k": 1.5}] }}', `[1, True, None, 'a', "it's", {'k': 1.5}]`],
+    ['{{ (1, 2) ~ (1, "x\\n") }}', "(1, 2)(1, 'x\\n')"],
     ['{{ strftime_now("%Y") | length }}', '4'],
   ])('%s', (source, expected) => {
     expect(run(source)).toBe(expected)

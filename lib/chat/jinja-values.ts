@@ -54,3 +54,39 @@ export const constant = (value: JinjaValue): Node => ({ type: 'Value', value })
 export function isComposite(value: JinjaValue): boolean {
   return Array.isArray(value.value) || value.value instanceof Map
 }
+
+/** Python's repr(). The caller has checked that the value is neither too deep nor too large. */
+export function representation(value: JinjaValue): string {
+  switch (value.type) {
+    case 'StringValue':
+      return quoted(value.value as string)
+    case 'BooleanValue':
+      return value.value ? 'True' : 'False'
+    case 'NullValue':
+      return 'None'
+    case 'UndefinedValue':
+      return 'Undefined'
+    case 'FunctionValue':
+      throw new TemplateFault('error', 'it prints a function')
+  }
+  if (Array.isArray(value.value)) {
+    const items = (value.value as JinjaValue[]).map(representation).join(', ')
+    if (value.type !== 'TupleValue') return `[${items}]`
+    return value.value.length === 1 ? `(${items},)` : `(${items})`
+  }
+  if (value.value instanceof Map) {
+    const entries = [...(value.value as Map<string, JinjaValue>)]
+    return `{${entries.map(([key, item]) => `${quoted(key)}: ${representation(item)}`).join(', ')}}`
+  }
+  return value.toString()
+}
+
+/** Single quotes, unless the text has some and no double ones. */
+function quoted(text: string): string {
+  const quote = text.includes("'") && !text.includes('"') ? '"' : "'"
+  const named: Record<string, string> = { '\n': '\\n', '\r': '\\r', '\t': '\\t', '\\': '\\\\', [quote]: `\\${quote}` }
+  const escaped = (char: string) => named[char] ?? `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: exactly these are escaped
+  const special = quote === "'" ? /[\\'\u0000-\u001f\u007f-\u00a0\u00ad]/g : /[\\"\u0000-\u001f\u007f-\u00a0\u00ad]/g
+  return quote + text.replace(special, escaped) + quote
+}

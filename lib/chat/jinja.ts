@@ -22,6 +22,7 @@ import {
   makeString,
   makeUndefined,
   type Node,
+  representation,
   TemplateFault,
 } from './jinja-values'
 
@@ -180,20 +181,10 @@ export class FencedInterpreter extends Base {
 
   /** How Python's Jinja prints a value. */
   print(value: JinjaValue): string {
-    switch (value.type) {
-      case 'StringValue':
-        return value.value as string
-      case 'BooleanValue':
-        return value.value ? 'True' : 'False'
-      case 'NullValue':
-        return 'None'
-      case 'UndefinedValue':
-        return ''
-      case 'FunctionValue':
-        throw new TemplateFault('error', 'it prints a function')
-    }
+    if (value.type === 'StringValue') return value.value as string
+    if (value.type === 'UndefinedValue') return ''
     if (isComposite(value)) this.checkLength(this.jsonSize(value, new Map()))
-    return value.toString()
+    return representation(value)
   }
 
   private binary(node: Node, scope: Environment): JinjaValue {
