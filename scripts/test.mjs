@@ -57,7 +57,11 @@ function typeScriptTests() {
   const report = join(folder, 'report.json')
   const args = ['run', '--reporter=default', '--reporter=json', `--outputFile.json=${report}`, ...vitestArgs]
   const vitest = join(root, 'node_modules/vitest/vitest.mjs')
-  const result = spawnSync(process.execPath, [vitest, ...args], { cwd: root, stdio: 'inherit' })
+  const result = spawnSync(process.execPath, [vitest, ...args], {
+    cwd: root,
+    stdio: 'inherit',
+    env: { ...process.env, QWEN3_TEST_DIST: '1' },
+  })
   try {
     const { numPassedTests, numFailedTests, numFailedTestSuites } = JSON.parse(readFileSync(report, 'utf8'))
     // A suite that cannot even be loaded has no failed test of its own.

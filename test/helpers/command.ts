@@ -1,9 +1,13 @@
-/** Runs the command from its sources in a process of its own. */
+/** Runs the command in a process of its own. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
 
 export const repository = join(__dirname, '..', '..')
-export const commandArgs = ['--import', 'tsx', join(repository, 'bin/qwen3.ts')]
+/** `npm test` has built dist/ and tests that, what ships; otherwise the sources run as they are. */
+export const commandArgs =
+  process.env.QWEN3_TEST_DIST === '1'
+    ? [join(repository, 'dist/bin/qwen3.js')]
+    : ['--import', 'tsx', join(repository, 'bin/qwen3.ts')]
 
 export interface Finished {
   code: number | null
