@@ -45,6 +45,7 @@ export interface LoadedModel {
 }
 
 const DEFAULT_SEQUENCES = 64
+const DEFAULT_WAITING = 65_536
 
 export async function loadModel(name: ModelName | URL, options: LoadOptions): Promise<LoadedModel> {
   checkLoadOptions(options)
@@ -90,6 +91,7 @@ async function loadSpec(
     contextLength: options.contextLength ?? window.free,
     kvCacheBytes: options.kvCacheBytes ?? 0,
     maxSequences: options.maxSequences ?? DEFAULT_SEQUENCES,
+    maxWaiting: options.maxWaiting ?? DEFAULT_WAITING,
     threads: options.threads ?? 0,
     rope,
     ...tokenTable(description, tokenizer),

@@ -151,11 +151,7 @@ export class Qwen3 {
     for (const warning of plan.warnings) warnOnce(warning)
     const { native, chat } = this.#loaded
     const { tokenizer } = this
-    const encode = (cancelled: AbortSignal) => {
-      if (typeof prompt !== 'string') return prompt
-      if (prompt.length <= SHORT_TEXT) return tokenizer.encode(prompt, encoding)
-      return tokenizer.encodeAsync(prompt, { ...encoding, signal: cancelled })
-    }
+    const ids = typeof prompt === 'string' && prompt.length <= SHORT_TEXT ? tokenizer.encode(prompt, encoding) : prompt
     const stream = new TokenStream({
       assembler: chat.assembler(plan),
       control: {
@@ -164,7 +160,8 @@ export class Qwen3 {
         endThinking: (id) => native.endThinking(id),
         setThinkingBudget: (id, tokens) => native.setThinkingBudget(id, tokens),
       },
-      prompt: encode,
+      prompt:
+        typeof ids === 'string' ? (cancelled) => tokenizer.encodeAsync(ids, { ...encoding, signal: cancelled }) : ids,
       signal,
       entry,
       onEnd: (ended) => this.#active.delete(ended),

@@ -59,6 +59,7 @@ export interface NativeLoadSpec {
   contextLength: number
   kvCacheBytes: number
   maxSequences: number
+  maxWaiting: number
   threads: number
   rope: 'auto' | 'static' | 'none'
   yarn?: NativeYarn

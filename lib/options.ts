@@ -93,6 +93,7 @@ const loadRules: Record<keyof LoadOptions, Rule> = {
   threads: wholeNumber(1, 1024),
   kvCacheBytes: wholeNumber(1),
   maxSequences: wholeNumber(1, 4096),
+  maxWaiting: wholeNumber(0, MAX_TOKENS),
   rope: oneOf('auto', 'static', 'none'),
   yarnFactor: number(1, 1024),
   randomSeed: wholeNumber(0),

@@ -23,8 +23,8 @@ export interface RequestControl {
 export interface StreamSource {
   assembler: Assembler
   control: RequestControl
-  /** The prompt's ids, or a promise of them when the text is long; `signal` ends the encoding. */
-  prompt(signal: AbortSignal): Int32Array | Promise<Int32Array>
+  /** The prompt's ids, or, for a long text, a function that encodes it in slices until `signal` aborts. */
+  prompt: Int32Array | ((signal: AbortSignal) => Promise<Int32Array>)
   signal?: AbortSignal
   /** The public function that was called: stacks of later errors begin at its caller. */
   // biome-ignore lint/complexity/noBannedTypes: Error.captureStackTrace takes any function
@@ -43,13 +43,14 @@ export interface ActiveStream {
 export class TokenStream implements ChatStream, ActiveStream {
   readonly #source: StreamSource
   readonly #buffer = new EventBuffer()
-  readonly #encoding = new AbortController()
   readonly #promise: Promise<ChatResult>
   readonly #callSite: { stack?: string } = {}
   readonly settled: Promise<void>
   #resolve!: (result: ChatResult) => void
   #reject!: (error: unknown) => void
   #id: number | undefined
+  /** Ends the encoding of a long prompt. */
+  #encoding: AbortController | undefined
   #ended = false
   #iterated = false
   #cancelled: { reason: unknown; message: string } | undefined
@@ -93,7 +94,7 @@ export class TokenStream implements ChatStream, ActiveStream {
   cancel(reason: unknown, message: string): void {
     if (this.#ended || this.#cancelled) return
     this.#cancelled = { reason, message }
-    this.#encoding.abort(reason)
+    this.#encoding?.abort(reason)
     // In the engine already: it confirms within one step, so that `partial` and the counts are exact.
     if (this.#id !== undefined) this.#source.control.cancel(this.#id)
     else this.#fail(this.#abortError())
@@ -122,17 +123,15 @@ export class TokenStream implements ChatStream, ActiveStream {
       return
     }
     signal?.addEventListener('abort', this.#onAbort, { once: true })
-    try {
-      const ids = prompt(this.#encoding.signal)
-      if (ids instanceof Int32Array) this.#submit(ids)
-      else
-        ids.then(
-          (encoded) => this.#submit(encoded),
-          (error: unknown) => this.#fail(error),
-        )
-    } catch (error) {
-      this.#fail(error)
+    if (typeof prompt !== 'function') {
+      this.#submit(prompt)
+      return
     }
+    this.#encoding = new AbortController()
+    prompt(this.#encoding.signal).then(
+      (ids) => this.#submit(ids),
+      (error: unknown) => this.#fail(error),
+    )
   }
 
   #submit(prompt: Int32Array): void {

@@ -19,6 +19,8 @@ export interface LoadOptions {
   kvCacheBytes?: number
   /** Sequences that run at once; more wait. */
   maxSequences?: number
+  /** Requests that may wait for a place; more are refused with `BUSY`. Default 65,536. */
+  maxWaiting?: number
   /** `'auto'`: YaRN per sequence, only for those beyond the native window; `'static'`: always; `'none'`: never. */
   rope?: 'auto' | 'static' | 'none'
   /** Context extension factor; default: contextLength / native window, at least 1. */

@@ -84,6 +84,7 @@ const badLoad: [string, unknown][] = [
   ...[0, -1, 1.5, 5000, ...Object.values(numbers)].map((value): [string, unknown] => ['threads', value]),
   ...[0, -1, 1.5, ...Object.values(numbers)].map((value): [string, unknown] => ['kvCacheBytes', value]),
   ...[0, -1, 1.5, 5000, ...Object.values(numbers)].map((value): [string, unknown] => ['maxSequences', value]),
+  ...[-1, 1.5, ...Object.values(numbers)].map((value): [string, unknown] => ['maxWaiting', value]),
   ...[0, 0.5, -1, ...Object.values(numbers)].map((value): [string, unknown] => ['yarnFactor', value]),
   ...[-1, 0.5, ...Object.values(numbers)].map((value): [string, unknown] => ['randomSeed', value]),
   ...[{}, null, 'f'].map((value): [string, unknown] => ['onProgress', value]),

@@ -135,7 +135,7 @@ class ThreadedEngine final : public Engine {
         wake_.wait(lock, [&] { return stopping_ || !commands_.empty() || !loop_.idle(); });
         taken_.clear();
         std::swap(taken_, commands_);
-        queued_submits_ = 0;
+        taken_submits_ = queued_submits_;
         closed = closed_;
         stop = stopping_;
       }
@@ -150,6 +150,8 @@ class ThreadedEngine final : public Engine {
     {
       const std::lock_guard lock(mutex_);
       std::swap(stats_, stats);
+      // Only now do the statistics know them: between taking and publishing nobody may slip past max_waiting.
+      queued_submits_ -= std::exchange(taken_submits_, 0);
     }
     if (!outputs.empty()) sink_(std::move(outputs));
   }
@@ -162,8 +164,8 @@ class ThreadedEngine final : public Engine {
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::vector<Command> commands_;  // guarded by mutex_, as are the next five
-  int64_t queued_submits_ = 0;
+  std::vector<Command> commands_;  // guarded by mutex_, as are the next six
+  int64_t queued_submits_ = 0, taken_submits_ = 0;
   bool closed_ = false, stopping_ = false;
   EngineStats stats_;
 

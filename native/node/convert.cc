@@ -69,6 +69,7 @@ EngineOptions engine_options_from(const Fields& fields) {
   options.kv_cache_bytes = fields.integer("kvCacheBytes");
   options.kv_dtype = dtype_from("kvCache", fields.string("kvCache"));
   options.max_sequences = fields.integer32("maxSequences");
+  options.max_waiting = fields.integer32("maxWaiting");
   const std::string rope = fields.string("rope");
   if (rope == "auto") {
     options.rope = EngineOptions::Rope::kAuto;
