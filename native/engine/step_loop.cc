@@ -221,9 +221,10 @@ void StepLoop::take_entry(const PlanEntry& entry, double now) {
 
 void StepLoop::take_scores(Sequence& s, const PlanEntry& entry) {
   for (int32_t i = 0; i < entry.n_logits; ++i) {
+    const int64_t position = s.computed - entry.n_rows + i;
+    if (position < static_cast<int64_t>(s.values.size())) continue;  // scored before a preemption
     const float* const logits = logits_row(entry.first_logit + i);
     sampler_.require_finite(logits);
-    const int64_t position = s.computed - entry.n_rows + i;
     s.values.push_back(sampler_.logprob(logits, s.tokens[static_cast<size_t>(position) + 1], 0).logprob);
   }
   if (s.computed == s.size()) finish(s, FinishReason::kStop);

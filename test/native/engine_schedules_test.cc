@@ -105,27 +105,32 @@ bool same_bits(float a, float b) {
   return std::memcmp(&a, &b, sizeof a) == 0;
 }
 
-// `got` says what `want` says; a cancelled request as far as it came.
-bool agrees(const Collected& got, const Collected& want) {
+// Empty when `got` says what `want` says, a cancelled request as far as it came; else the first difference.
+std::string difference(const Collected& got, const Collected& want) {
   const bool whole = got.last.finish_reason != FinishReason::kAborted;
-  if (got.ids.size() > want.ids.size() || (whole && got.ids.size() != want.ids.size())) return false;
-  if (got.logprobs.size() != got.ids.size()) return false;
-  for (size_t i = 0; i < got.ids.size(); ++i) {
+  for (size_t i = 0; i < std::min(got.ids.size(), want.ids.size()); ++i) {
+    const std::string at = " of token " + std::to_string(i);
     if (got.ids[i] != want.ids[i] || got.segments[i] != want.segments[i] || got.forced[i] != want.forced[i])
-      return false;
-    if (!same_bits(got.logprobs[i].logprob, want.logprobs[i].logprob)) return false;
+      return "id" + at;
+    if (!same_bits(got.logprobs[i].logprob, want.logprobs[i].logprob)) return "log-probability" + at;
     for (size_t t = 0; t < want.logprobs[i].top.size(); ++t) {
-      if (got.logprobs[i].top[t].first != want.logprobs[i].top[t].first) return false;
-      if (!same_bits(got.logprobs[i].top[t].second, want.logprobs[i].top[t].second)) return false;
+      if (got.logprobs[i].top[t].first != want.logprobs[i].top[t].first) return "alternative" + at;
+      if (!same_bits(got.logprobs[i].top[t].second, want.logprobs[i].top[t].second)) return "alternative's value" + at;
     }
   }
-  if (!whole) return true;
-  if (got.last.values.size() != want.last.values.size()) return false;
-  for (size_t i = 0; i < want.last.values.size(); ++i) {
-    if (!same_bits(got.last.values[i], want.last.values[i])) return false;
+  if (got.logprobs.size() != got.ids.size()) return "number of log-probabilities";
+  if (got.ids.size() > want.ids.size() || (whole && got.ids.size() != want.ids.size())) {
+    return "length " + std::to_string(got.ids.size()) + " for " + std::to_string(want.ids.size());
   }
-  return got.last.finish_reason == want.last.finish_reason && got.last.thinking_stop == want.last.thinking_stop &&
-         got.last.stop_index == want.last.stop_index && got.last.trim_bytes == want.last.trim_bytes;
+  if (!whole) return "";
+  if (got.last.values.size() != want.last.values.size()) return "number of values";
+  for (size_t i = 0; i < want.last.values.size(); ++i) {
+    if (!same_bits(got.last.values[i], want.last.values[i])) return "value " + std::to_string(i);
+  }
+  const bool ends_alike = got.last.finish_reason == want.last.finish_reason &&
+                          got.last.thinking_stop == want.last.thinking_stop &&
+                          got.last.stop_index == want.last.stop_index && got.last.trim_bytes == want.last.trim_bytes;
+  return ends_alike ? "" : "ending";
 }
 
 struct Totals {
@@ -168,9 +173,12 @@ void schedule(Random& random, const World& w, Totals& totals) {
   for (const auto& [id, which] : asked) {
     const Collected& got = driver.results[id];
     CHECK(got.finished);
-    CHECK_MSG(agrees(got, w.alone[which]), "request " + std::to_string(which) + " of chunk " +
-                                               std::to_string(options.prefill_chunk) + " blocks " +
-                                               std::to_string(blocks));
+    const std::string differs = difference(got, w.alone[which]);
+    CHECK_MSG(differs.empty(),
+              differs + ", request " + std::to_string(which) + " (" + std::to_string(w.requests[which].prompt.size()) +
+                  " tokens), chunk " + std::to_string(options.prefill_chunk) + ", blocks " + std::to_string(blocks) +
+                  (options.prefix_cache ? ", cached " : ", ") + std::to_string(got.last.usage.cached_tokens) +
+                  ", rescaled " + std::to_string(got.last.usage.rescale_ms) + " " + got.last.error_message);
     CHECK(got.last.usage.prompt_tokens == static_cast<int64_t>(w.requests[which].prompt.size()));
     CHECK(got.completion_tokens() == static_cast<int64_t>(got.ids.size()));
     CHECK(got.last.usage.cached_tokens < got.last.usage.prompt_tokens + 6);
