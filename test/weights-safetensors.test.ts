@@ -180,6 +180,14 @@ function craftedFiles(): [string, Uint8Array][] {
       16,
     ],
     [
+      'overlap that a hole at the end makes up for',
+      [
+        [0, 16],
+        [8, 24],
+      ],
+      32,
+    ],
+    [
       'overlap by one element',
       [
         [0, 16],
