@@ -95,6 +95,7 @@ class Bench {
         Model::weight_bytes(config_, *backend_, options_.f32 ? WeightFormat::kF32 : WeightFormat::kBF16);
     if (!options_.json)
       std::printf("made and packed %.0f MB of weights in %.1f s\n", bytes / 1e6, seconds_now() - begin);
+    std::fflush(stdout);
     const int64_t positions = options_.context + options_.prompt;
     cache_ = backend_->create_kv_cache(*program_, options_.f32 ? DType::kF32 : DType::kBF16, (positions + 63) / 64 * 8);
     roofs_ = measure_roofs(pool_, isa_);

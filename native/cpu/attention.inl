@@ -72,8 +72,11 @@ inline void add_values(const AttentionScratch& s, int64_t row, int64_t rows, int
   const typename M::A* weights = static_cast<const typename M::A*>(s.weights) + row * kKeys;
   float* out = s.split_o + row * v_cols;
   const int64_t ldb = v_cols * M::kDepth, steps = n_keys / M::kDepth;
-  product_block<M, kScoreRows, kScoreVectors>(rows, v_cols, weights, kKeys, values, ldb, steps, out, v_cols,
-                                              first ? nullptr : s.rescale + row);
+  const float* scale = first ? nullptr : s.rescale + row;
+  const int64_t wide = v_cols / (kScoreVectors * W) * (kScoreVectors * W);  // head_dim is a multiple of 64 as a rule
+  product_block<M, kScoreRows, kScoreVectors>(rows, wide, weights, kKeys, values, ldb, steps, out, v_cols, scale);
+  product_block<M, kScoreRows, 1>(rows, v_cols - wide, weights, kKeys, values + wide * M::kDepth, ldb, steps,
+                                  out + wide, v_cols, scale);
   if (n_keys % M::kDepth == 0) return;
   // The last pair holds one key; its other half may never have been written.
   for (int64_t r = 0; r < rows; ++r) {

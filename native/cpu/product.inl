@@ -71,21 +71,14 @@ inline void product_up_to(int64_t rows, const typename M::A* a, int64_t lda, con
   }
 }
 
-// Any number of rows; `columns` a multiple of W.
+// Any number of rows; `columns` a multiple of CV * W.
 template <class M, int R, int CV>
 inline void product_block(int64_t rows, int64_t columns, const typename M::A* a, int64_t lda, const typename M::B* b,
                           int64_t ldb, int64_t steps, float* out, int64_t ldo, const float* scale) {
-  int64_t c = 0;
-  for (; c + CV * W <= columns; c += CV * W) {
+  for (int64_t c = 0; c < columns; c += CV * W) {
     for (int64_t r = 0; r < rows; r += R) {
       product_up_to<M, R, CV>(rows - r, a + r * lda, lda, b + c * M::kDepth, ldb, steps, out + r * ldo + c, ldo,
                               scale ? scale + r : nullptr);
-    }
-  }
-  for (; c < columns; c += W) {
-    for (int64_t r = 0; r < rows; r += R) {
-      product_up_to<M, R, 1>(rows - r, a + r * lda, lda, b + c * M::kDepth, ldb, steps, out + r * ldo + c, ldo,
-                             scale ? scale + r : nullptr);
     }
   }
 }
