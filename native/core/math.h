@@ -5,7 +5,8 @@
 // bit. That needs contraction off (-ffp-contract=off; -fmad=false in CUDA) and subnormals on. Range reduction after
 // Cody and Waite; polynomials of the Cephes library (S. L. Moshier, expf.c and logf.c).
 //
-// Largest errors found over every float (core_test.cc): exp_f32 0.84 ulp where the result is normal; log_f32 0.82 ulp.
+// Largest errors found over every float (core_test.cc): exp_f32 0.991 ulp (0.751 where the result is subnormal),
+// log_f32 0.83 ulp.
 
 #include <cstdint>
 #include <cstring>
