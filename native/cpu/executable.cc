@@ -9,18 +9,6 @@
 #include "ops/check_batch.h"
 
 namespace qwen3::cpu {
-namespace {
-
-[[noreturn]] void bad_program(const std::string& what) {
-  throw Error(ErrorCode::kInternal, "the program does not fit this backend: " + what);
-}
-
-void require(bool ok, const char* what) {
-  if (!ok) bad_program(what);
-}
-
-}  // namespace
-
 CpuExecutable::CpuExecutable(std::shared_ptr<ThreadPool> pool, const KernelTable& kernels,
                              std::shared_ptr<const Program> program, std::vector<std::shared_ptr<const Weight>> weights,
                              int64_t max_rows, int64_t max_positions)
@@ -76,68 +64,6 @@ CpuExecutable::LinearKernel CpuExecutable::linear_kernel(Store x, WeightFormat f
   return format == WeightFormat::kF32 ? kernels_.linear_f32_f32 : kernels_.linear_f32_bf16;
 }
 
-// Shapes of every operation, once, so that no kernel has to ask.
-void CpuExecutable::check_program() const {
-  const Program& p = *program_;
-  const int64_t q_cols = int64_t{p.n_q_heads} * p.head_dim, kv_cols = int64_t{p.n_kv_heads} * p.head_dim;
-  const auto buf = [&](BufferId id) -> const Activation& {
-    require(id >= 0 && static_cast<size_t>(id) < buffers_.size(), "no such buffer");
-    return buffer(id);
-  };
-  const auto vec = [&](WeightId id, int64_t n) {
-    require(id >= 0 && static_cast<size_t>(id) < weights_.size(), "no such weight");
-    require(weight(id).use == WeightUse::kVector && weight(id).rows * weight(id).cols == n, "a norm weight's size");
-  };
-  const auto mat = [&](WeightId id, WeightUse use, int64_t rows, int64_t cols) {
-    require(id >= 0 && static_cast<size_t>(id) < weights_.size(), "no such weight");
-    const PackedWeight& w = weight(id);
-    require(w.use == use || (use == WeightUse::kLinear && w.use == WeightUse::kEmbedding), "a weight's use");
-    require(w.rows == rows && w.cols == cols, "a weight's shape");
-  };
-  const auto check = [&](const auto& op) {
-    using T = std::decay_t<decltype(op)>;
-    if constexpr (std::is_same_v<T, EmbedOp>) {
-      mat(op.table, WeightUse::kEmbedding, p.vocab, buf(op.out).cols);
-      require(buf(op.out).store == Store::kF32, "embed writes f32");
-    } else if constexpr (std::is_same_v<T, RmsNormOp>) {
-      vec(op.weight, buf(op.x).cols);
-      require(buf(op.out).cols == buf(op.x).cols && buf(op.x).store == Store::kF32, "rms_norm");
-    } else if constexpr (std::is_same_v<T, LinearOp>) {
-      const bool gated = op.epilogue == Epilogue::kSiluMul;
-      mat(op.weight, gated ? WeightUse::kGateUp : WeightUse::kLinear, buf(op.out).cols * (gated ? 2 : 1),
-          buf(op.x).cols);
-      require(op.epilogue != Epilogue::kAddTo || buf(op.out).store == Store::kF32, "the residual is f32");
-      require(op.x != op.out, "linear in place");
-    } else if constexpr (std::is_same_v<T, QkNormRopeAppendOp>) {
-      vec(op.q_norm, p.head_dim), vec(op.k_norm, p.head_dim);
-      require(buf(op.qkv).cols == q_cols + 2 * kv_cols && buf(op.qkv).store == Store::kF32, "qkv");
-      require(buf(op.q_out).cols == q_cols && op.layer >= 0 && op.layer < p.n_layers, "q");
-    } else if constexpr (std::is_same_v<T, AttentionOp>) {
-      require(buf(op.q).cols == q_cols && buf(op.out).cols == q_cols, "attention");
-      require(op.layer >= 0 && op.layer < p.n_layers, "attention's layer");
-    } else if constexpr (std::is_same_v<T, MoeOp>) {
-      const size_t n = static_cast<size_t>(p.n_experts);
-      require(n > 0 && op.gate_up.size() == n && op.down.size() == n, "experts");
-      require(op.top_k > 0 && op.top_k <= p.n_experts && op.layer >= 0 && op.layer < p.n_layers, "top_k");
-      const int64_t hidden = buf(op.x).cols;
-      require(buf(op.out).cols == hidden && buf(op.out).store == Store::kF32, "moe");
-      mat(op.router, WeightUse::kLinear, p.n_experts, hidden);
-      for (size_t e = 0; e < n; ++e) {
-        mat(op.down[e], WeightUse::kLinear, hidden, weight(op.down[0]).cols);
-        mat(op.gate_up[e], WeightUse::kGateUp, 2 * weight(op.down[0]).cols, hidden);
-      }
-    } else {
-      mat(op.weight, WeightUse::kLinear, p.vocab, buf(op.x).cols);
-      require(buf(op.x).cols == p.hidden && buf(op.x).store == logits_input_.store, "logits");
-    }
-  };
-  for (const Op& op : p.ops) std::visit(check, op);
-  for (const Program::RopeTable& table : p.rope_tables) {
-    require(table.inv_freq.size() == static_cast<size_t>(p.head_dim / 2), "a rope table's size");
-  }
-  require(!p.rope_tables.empty(), "no rope table");
-}
-
 void CpuExecutable::prepare(const StepBatch& batch) {
   n_rows_ = static_cast<int64_t>(batch.tokens.size());
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
@@ -156,10 +82,10 @@ void CpuExecutable::run_op(const Op& op, Team& team) {
 
 void CpuExecutable::run(const StepBatch& batch, KvCache& cache, float* logits) {
   auto* mine = dynamic_cast<CpuKvCache*>(&cache);
-  if (!mine || !mine->fits(*program_)) bad_program("the KV cache belongs to another model or backend");
+  require(mine && mine->fits(*program_), "the KV cache belongs to another model or backend");
   check_batch(*program_, batch, mine->n_blocks(), max_rows_);
   for (const StepSequence& s : batch.sequences) {
-    if (int64_t{s.position_begin} + s.n_rows > max_positions_) bad_program("a position is past max_positions");
+    require(int64_t{s.position_begin} + s.n_rows <= max_positions_, "a position is past max_positions");
   }
   if (batch.tokens.empty()) return;
   prepare(batch);

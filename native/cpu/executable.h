@@ -39,9 +39,24 @@ class CpuExecutable : public Executable {
   };
   using LinearKernel = void (*)(const LinearArgs*, int64_t, int64_t, int64_t, int64_t);
 
+  // Throws Error(kInternal) when the caller breaks the contract.
+  static void require(bool holds, const char* what);
+
+  // check_program.cc: the shapes of every operation, once, so that no kernel has to ask.
+  void check_program() const;
+  const Activation& checked_buffer(BufferId id) const;
+  void check_vector(WeightId id, int64_t n) const;
+  void check_matrix(WeightId id, WeightUse use, int64_t rows, int64_t cols) const;
+  void check(const EmbedOp& op) const;
+  void check(const RmsNormOp& op) const;
+  void check(const LinearOp& op) const;
+  void check(const QkNormRopeAppendOp& op) const;
+  void check(const AttentionOp& op) const;
+  void check(const MoeOp& op) const;
+  void check(const LogitsOp& op) const;
+
   // executable.cc
   Activation activation(int64_t rows, int64_t cols, DType dtype) const;
-  void check_program() const;
   void prepare(const StepBatch& batch);
   void run_op(const Op& op, Team& team);
   void report(size_t op);
