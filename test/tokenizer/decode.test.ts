@@ -6,7 +6,7 @@ import { normalizeText } from '../../lib/tokenizer/encoder'
 import { hostileStrings, naturalStrings, Random, wellFormed } from './corpus'
 import { loadBoth, NANO, QWEN3, smallJson, spell } from './models'
 
-const TEXTS = [...naturalStrings(11, 4), ...hostileStrings(12, 1500)]
+const TEXTS = [...naturalStrings(11, 2), ...hostileStrings(12, 600)]
 
 describe.each([
   ['Qwen3', QWEN3],

@@ -10,6 +10,9 @@ import { FRAGMENTS, hostileStrings, mixedPieces, naturalStrings, Random, wellFor
 import { loadBoth, NANO, QWEN3, readJson, rustIds, spell } from './models'
 import { SENTENCES } from './sentences'
 
+/** `npm run test:long` tries twenty times as many strings. */
+const MORE = process.env.QWEN3_LONG === '1' ? 20 : 1
+
 /** Asserts equal ids on all texts, and names the first that differs. */
 async function expectEqualIds(ours: Tokenizer, rust: Rust, texts: string[]): Promise<void> {
   const expected = await rustIds(rust, texts)
@@ -32,15 +35,15 @@ describe.each([
 
   test('natural text in more than a hundred languages', async () => {
     expect(Object.keys(SENTENCES).length).toBeGreaterThan(100)
-    await expectEqualIds(ours, rust, naturalStrings(1, 12))
+    await expectEqualIds(ours, rust, naturalStrings(1, 12 * MORE))
   })
 
   test('hostile strings', async () => {
-    await expectEqualIds(ours, rust, hostileStrings(2, name === 'nano' ? 2000 : 5000))
+    await expectEqualIds(ours, rust, hostileStrings(2, (name === 'nano' ? 2000 : 5000) * MORE))
   })
 
   test('pieces of prose, code and numbers', async () => {
-    await expectEqualIds(ours, rust, mixedPieces(200_000, 4096, 3))
+    await expectEqualIds(ours, rust, mixedPieces(200_000 * MORE, 4096, 3))
   })
 
   test('every fragment alone, doubled, and between letters, digits, spaces and punctuation', async () => {
@@ -50,7 +53,9 @@ describe.each([
 
   test('any string (property)', async () => {
     const unit = fc.oneof(fc.constantFrom(...FRAGMENTS), fc.string({ unit: 'binary' }), fc.string({ unit: 'grapheme' }))
-    const texts = fc.sample(fc.array(unit, { maxLength: 12 }), { numRuns: 800, seed: 4 }).map((parts) => parts.join(''))
+    const texts = fc
+      .sample(fc.array(unit, { maxLength: 12 }), { numRuns: 800 * MORE, seed: 4 })
+      .map((parts) => parts.join(''))
     await expectEqualIds(ours, rust, texts)
   })
 
@@ -163,7 +168,12 @@ describe('peers', () => {
   })
 })
 
-async function huggingFace() {
+let peer: ReturnType<typeof loadHuggingFace> | undefined
+function huggingFace() {
+  peer ??= loadHuggingFace()
+  return peer
+}
+async function loadHuggingFace() {
   const { Tokenizer: HuggingFace } = await import('@huggingface/tokenizers')
   return new HuggingFace(readJson(QWEN3), readJson(QWEN3, 'tokenizer_config.json'))
 }
