@@ -38,7 +38,7 @@ console.log(`${passed} passed, ${failed} failed`)
 process.exitCode = failed > 0 || passed === 0 ? 1 : 0
 
 function nativeTests() {
-  const timeout = long ? '3600' : '240'
+  const timeout = long ? '3600' : '480'
   const result = spawnSync('ctest', ['--test-dir', 'build', '--output-on-failure', '--timeout', timeout, '-j2'], {
     cwd: root,
     encoding: 'utf8',
