@@ -1,6 +1,8 @@
 // The loop breaker against its definition, on planted cycles, on text that must pass, and on random text of few
 // symbols.
 
+#include <algorithm>
+#include <ctime>
 #include <string_view>
 
 #include "engine/loop_detector.h"
@@ -84,17 +86,22 @@ void natural_text_passes() {
   }
 }
 
+// CPU time, the best of several rounds, and a factor far above what caches explain: a busy machine does not matter, a
+// quadratic detector would be 20 times slower.
 void is_linear() {
   const auto time = [](int64_t n) {
-    LoopDetector detector;
-    const auto begin = std::chrono::steady_clock::now();
-    for (int64_t i = 0; i < n; ++i) detector.push(static_cast<int32_t>(i * i % 7 + (i % 101 == 0)));
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / static_cast<double>(n);
+    double best = 1e9;
+    for (int round = 0; round < 5; ++round) {
+      LoopDetector detector;
+      const std::clock_t begin = std::clock();
+      for (int64_t i = 0; i < n; ++i) detector.push(static_cast<int32_t>(i * i % 7 + (i % 101 == 0)));
+      best = std::min(best, static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC / static_cast<double>(n));
+    }
+    return best;
   };
-  time(10000);
   const double small = time(20000), large = time(400000);
   std::printf("%.0f ns a token at 20,000, %.0f ns at 400,000\n", small * 1e9, large * 1e9);
-  CHECK(large < 8 * small + 1e-6);
+  CHECK(large < 10 * small + 1e-7);
 }
 
 }  // namespace
