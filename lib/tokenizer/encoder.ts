@@ -109,6 +109,7 @@ export class Encoder {
     private readonly vocabulary: Vocabulary,
     added: readonly AddedToken[],
   ) {
+    unicode.fillTables()
     this.raw = new AddedTokenMatcher(added.filter((token) => !token.normalized))
     this.normalized = new AddedTokenMatcher(
       added.filter((t) => t.normalized).map((t) => ({ ...t, content: normalizeText(t.content) })),

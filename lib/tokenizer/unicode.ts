@@ -1,4 +1,7 @@
-/** Character classes and canonical (de)compositions of the oracle's Unicode versions, as flat tables. */
+/**
+ * Character classes and canonical (de)compositions of the oracle's Unicode versions, as flat tables. They are empty
+ * until {@link fillTables} is called, as every tokenizer does.
+ */
 import { COMBINING_CLASSES, COMPOSITIONS, DECOMPOSITIONS, LETTERS, NUMBERS, SPACES } from './unicode-data'
 
 /** Bits of {@link classOf}. A code point without a kind bit is punctuation, a symbol, a mark, or unassigned. */
@@ -43,7 +46,12 @@ function mark(start: number, end: number, bits: number): void {
   for (let c = start; c < end; c++) classOf[c]! |= bits
 }
 
-function fillTables(): void {
+let filled = false
+
+/** Fills the tables. Not at import: programs that never tokenize need not pay for it. */
+export function fillTables(): void {
+  if (filled) return
+  filled = true
   forEachRange(LETTERS, (a, b) => mark(a, b, LETTER))
   forEachRange(NUMBERS, (a, b) => mark(a, b, NUMBER))
   forEachRange(SPACES, (a, b) => mark(a, b, SPACE))
@@ -71,5 +79,3 @@ function fillTables(): void {
   mark(HANGUL_V, HANGUL_V_END + 1, NFC_MAYBE)
   mark(HANGUL_T, HANGUL_T_END + 1, NFC_MAYBE)
 }
-
-fillTables()
