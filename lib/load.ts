@@ -13,6 +13,7 @@ import {
   translateErrors,
 } from './native'
 import { checkLoadOptions } from './options'
+import { packTensors } from './pack-tensors'
 import { Tokenizer } from './tokenizer'
 import type { LoadOptions, ModelName } from './types'
 import { describeModel, type ModelDescription, yarnFor } from './weights'
@@ -83,7 +84,7 @@ async function loadSpec(
   const spec: NativeLoadSpec = {
     key: description.key,
     config,
-    tensors: description.tensors,
+    tensors: await packTensors(description.tensors),
     ...(description.random !== undefined && { random: description.random }),
     device: options.device ?? 'auto',
     weights,
@@ -96,7 +97,7 @@ async function loadSpec(
     rope,
     ...tokenTable(description, tokenizer),
   }
-  const sizes = await addon.plan({ ...spec, tensors: [] }).catch((error: unknown) => {
+  const sizes = await addon.plan(spec).catch((error: unknown) => {
     throw fromNativeError(error)
   })
   const memory = planMemory({

@@ -18,6 +18,26 @@ export interface NativeTensor {
   shape: number[]
 }
 
+/**
+ * All tensors of a load as a few flat arrays: a mixture of experts has tens of thousands, and as objects they would hold the
+ * event loop for many milliseconds while they cross.
+ */
+export interface NativeTensors {
+  /** One a line. */
+  names: string
+  paths: string[]
+  /** Index into `paths`, [n]. */
+  files: Uint32Array
+  /** Index into {@link nativeDTypes}, [n]. */
+  dtypes: Uint8Array
+  /** Offset and length in bytes, [n, 2]. */
+  ranges: Float64Array
+  /** Rows and columns, [n, 2]; columns 0 = a vector. */
+  shapes: Float64Array
+}
+
+export const nativeDTypes: readonly NativeDType[] = ['f32', 'f16', 'bf16']
+
 export interface NativeYarn {
   factor: number
   originalMaxPositionEmbeddings: number
@@ -50,7 +70,7 @@ export interface NativeLoadSpec {
   /** Registry key: models with equal keys share packed weights (real paths, mtimes; or `random:row:seed`). */
   key: string
   config: NativeConfig
-  tensors: NativeTensor[]
+  tensors: NativeTensors
   /** Seed of a `random:` model; the tensors are then ignored. */
   random?: bigint
   device: string
@@ -195,7 +215,7 @@ export interface NativeAddon {
 }
 
 /** The protocol's number; `kAbiVersion` in native/node/addon.cc. */
-const ABI_VERSION = 1
+const ABI_VERSION = 2
 
 /** The folder of package.json, found upwards from this file: from dist/ and from source alike. */
 export function packageRoot(): string {

@@ -1,5 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { loadAddon, type NativeAddon, type NativeLoadSpec, type NativeModel, type NativeRequest } from '../lib/native'
+import {
+  loadAddon,
+  type NativeAddon,
+  type NativeLoadSpec,
+  type NativeModel,
+  type NativeRequest,
+  type NativeTensors,
+} from '../lib/native'
 import { start } from './helpers/command'
 import { type CompiledLibrary, compileLibrary, fixture } from './helpers/library'
 
@@ -27,7 +34,14 @@ const spec: NativeLoadSpec = {
     normTopkProb: true,
     moeLayers: new Uint8Array(2),
   },
-  tensors: [],
+  tensors: {
+    names: '',
+    paths: [],
+    files: new Uint32Array(),
+    dtypes: new Uint8Array(),
+    ranges: new Float64Array(),
+    shapes: new Float64Array(),
+  },
   random: 1n,
   device: 'cpu',
   weights: 'bf16',
@@ -118,7 +132,6 @@ const wrongValues: unknown[] = [
 const accepts: Record<string, (value: unknown) => boolean> = {
   random: (value) => value === undefined || value === null,
   yarn: (value) => value === undefined || value === null,
-  tensors: (value) => Array.isArray(value) && value.length === 0, // then the weights are missing, which loading finds
   key: (value) => typeof value === 'string',
   device: (value) => typeof value === 'string',
 }
@@ -169,6 +182,33 @@ describe('a field of the wrong type is INVALID_ARGUMENT', () => {
     structuredClone(detached, { transfer: [detached.buffer] })
     expect(codeOf(() => model.submit({ ...request, prompt: detached }))).toBe('INVALID_ARGUMENT')
   })
+})
+
+test.each<[string, Partial<NativeTensors>]>([
+  [
+    'fewer names than tensors',
+    { files: new Uint32Array(2), dtypes: new Uint8Array(2), ranges: new Float64Array(4), shapes: new Float64Array(4) },
+  ],
+  ['arrays of unequal length', { names: 'a' }],
+  ['a file that is not listed', { files: Uint32Array.of(1) }],
+  ['an unknown dtype', { dtypes: Uint8Array.of(3) }],
+  ['a negative offset', { ranges: Float64Array.of(-1, 4) }],
+  ['a length of 2^60', { ranges: Float64Array.of(0, 2 ** 60) }],
+  ['a fraction', { shapes: Float64Array.of(1.5, 1) }],
+  ['NaN', { shapes: Float64Array.of(Number.NaN, 1) }],
+])('tensors with %s are refused', async (what, changes) => {
+  const one = {
+    names: 'a',
+    paths: ['/'],
+    files: new Uint32Array(1),
+    dtypes: new Uint8Array(1),
+    ranges: new Float64Array(2),
+    shapes: new Float64Array(2),
+  }
+  const tensors = { ...(what === 'arrays of unequal length' ? spec.tensors : one), ...changes }
+  if (what === 'arrays of unequal length') tensors.files = new Uint32Array(1)
+  const load = addon.load({ ...spec, key: 'test:other', random: undefined, tensors }, () => {})
+  await expect(load.promise).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', subject: 'tensors' })
 })
 
 test('calls with nothing, and with more', async () => {

@@ -51,16 +51,16 @@ YarnConfig yarn_from(const Fields& fields) {
   return yarn;
 }
 
-TensorRef tensor_from(const Fields& fields) {
-  TensorRef tensor;
-  tensor.name = fields.string("name");
-  tensor.path = fields.string("path");
-  tensor.offset = fields.integer("offset");
-  tensor.bytes = fields.integer("bytes");
-  tensor.dtype = dtype_from("dtype", fields.string("dtype"));
-  const Napi::Array shape = fields.array("shape");
-  for (uint32_t i = 0; i < shape.Length(); ++i) tensor.shape.push_back(integer_from_js(shape[i], "shape"));
-  return tensor;
+PackedTensors tensors_from(const Fields& fields) {
+  PackedTensors packed;
+  packed.names = fields.string("names");
+  const Napi::Array paths = fields.array("paths");
+  for (uint32_t i = 0; i < paths.Length(); ++i) packed.paths.push_back(string_from_js(paths[i], "paths"));
+  packed.files = fields.uint32_array("files");
+  packed.dtypes = fields.bytes("dtypes");
+  packed.ranges = fields.float64_array("ranges");
+  packed.shapes = fields.float64_array("shapes");
+  return packed;
 }
 
 EngineOptions engine_options_from(const Fields& fields) {
@@ -244,11 +244,7 @@ LoadSpec load_spec_from_js(const Napi::Value& value) {
     spec.source.random = true;
     spec.source.seed = fields.unsigned64("random");
   } else {
-    const Napi::Array tensors = fields.array("tensors");
-    for (uint32_t i = 0; i < tensors.Length(); ++i) {
-      const Napi::HandleScope scope(value.Env());
-      spec.source.tensors.push_back(tensor_from(Fields(tensors[i], "tensors")));
-    }
+    spec.tensors = tensors_from(fields.object("tensors"));
   }
   return spec;
 }

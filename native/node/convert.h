@@ -7,6 +7,7 @@
 #include "engine/engine.h"
 #include "engine/request.h"
 #include "model/model.h"
+#include "node/packed_tensors.h"
 
 namespace qwen3::node {
 
@@ -16,7 +17,8 @@ namespace qwen3::node {
 struct LoadSpec {
   std::string key, device;
   ModelConfig config;
-  WeightsSource source;
+  WeightsSource source;  // its tensors are still packed
+  PackedTensors tensors;
   WeightFormat weights = WeightFormat::kBF16;
   int threads = 0;
   EngineOptions engine;

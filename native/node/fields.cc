@@ -71,9 +71,7 @@ uint64_t Fields::unsigned64(const char* name) const {
 }
 
 std::string Fields::string(const char* name) const {
-  const Napi::Value value = get(name);
-  if (!value.IsString()) mismatch(name, "a string");
-  return value.As<Napi::String>().Utf8Value();
+  return string_from_js(get(name), name);
 }
 
 Fields Fields::object(const char* name) const {
@@ -104,6 +102,10 @@ std::vector<float> Fields::float32_array(const char* name) const {
   return copy<float>(typed_array(name, napi_float32_array, "a Float32Array"));
 }
 
+std::vector<double> Fields::float64_array(const char* name) const {
+  return copy<double>(typed_array(name, napi_float64_array, "a Float64Array"));
+}
+
 std::string Fields::bytes(const char* name) const {
   return bytes_from_js(get(name), name);
 }
@@ -114,6 +116,11 @@ int64_t integer_from_js(const Napi::Value& value, const char* name) {
   if (!(std::fabs(number) <= kMaxSafeInteger) || number != std::trunc(number))
     mismatch(name, "an integer of at most 53 bits");
   return static_cast<int64_t>(number);
+}
+
+std::string string_from_js(const Napi::Value& value, const char* name) {
+  if (!value.IsString()) mismatch(name, "a string");
+  return value.As<Napi::String>().Utf8Value();
 }
 
 std::string bytes_from_js(const Napi::Value& value, const char* name) {

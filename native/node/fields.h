@@ -26,6 +26,7 @@ class Fields {
   std::vector<int32_t> int32_array(const char* name) const;
   std::vector<uint32_t> uint32_array(const char* name) const;
   std::vector<float> float32_array(const char* name) const;
+  std::vector<double> float64_array(const char* name) const;
   std::string bytes(const char* name) const;  // a Uint8Array
 
  private:
@@ -38,5 +39,6 @@ class Fields {
 // Of a number outside an object, e.g. an argument: throws as above.
 int64_t integer_from_js(const Napi::Value& value, const char* name);
 std::string bytes_from_js(const Napi::Value& value, const char* name);
+std::string string_from_js(const Napi::Value& value, const char* name);
 
 }  // namespace qwen3::node

@@ -46,6 +46,7 @@ class LoadJob : public Job {
 
  private:
   void load() {
+    if (!spec_.source.random) spec_.source.tensors = unpack(spec_.tensors);
     Runtime& runtime = Runtime::get();
     const std::shared_ptr<Backend> backend = runtime.backend(spec_.device, spec_.threads);
     LoadProgress progress;
