@@ -102,7 +102,8 @@ async function loadSpec(
   })
   const memory = planMemory({
     name: description.name,
-    ...sizes,
+    weightBytes: sizes.held ? 0 : sizes.weightBytes,
+    blockBytes: sizes.blockBytes,
     availableBytes: translateErrors(() => addon.cpuInfo()).availableBytes,
     window: window.free,
     contextLength: options.contextLength,

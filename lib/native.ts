@@ -206,8 +206,11 @@ export interface NativeAddon {
    * produced since the last one, merged per request.
    */
   setOutputHandler(handler: (outputs: NativeOutput[]) => void): void
-  /** Sizes that a load would take, without touching the model's files; `blockBytes`: keys and values of 64 tokens. */
-  plan(spec: NativeLoadSpec): Promise<{ weightBytes: number; blockBytes: number }>
+  /**
+   * Sizes that a load would take, without touching the model's files; `blockBytes`: keys and values of 64 tokens; `held`: the
+   * weights are in memory already.
+   */
+  plan(spec: NativeLoadSpec): Promise<{ weightBytes: number; blockBytes: number; held: boolean }>
   load(
     spec: NativeLoadSpec,
     onProgress: (doneBytes: number, totalBytes: number) => void,
@@ -215,7 +218,7 @@ export interface NativeAddon {
 }
 
 /** The protocol's number; `kAbiVersion` in native/node/addon.cc. */
-const ABI_VERSION = 2
+const ABI_VERSION = 3
 
 /** The folder of package.json, found upwards from this file: from dist/ and from source alike. */
 export function packageRoot(): string {

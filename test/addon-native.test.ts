@@ -240,7 +240,9 @@ test('after close() calls are CLOSED or do nothing, and close() is idempotent', 
 })
 
 test('plan() agrees with what a load takes', async () => {
-  const { weightBytes, blockBytes } = await addon.plan(spec)
+  const { weightBytes, blockBytes, held } = await addon.plan(spec)
+  expect(held).toBe(true)
+  expect((await addon.plan({ ...spec, key: 'test:not-loaded' })).held).toBe(false)
   const stats = model.stats()
   expect(stats.blockBytes).toBe(blockBytes)
   expect(stats.weightBytes).toBe(weightBytes)

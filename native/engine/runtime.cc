@@ -87,4 +87,10 @@ std::shared_ptr<const Model> Runtime::load(const std::string& key, const ModelCo
   }
 }
 
+bool Runtime::holds(const std::string& key, const std::shared_ptr<Backend>& backend, WeightFormat format) {
+  const std::lock_guard lock(mutex_);
+  const auto known = models_.find(Key{key, backend.get(), format});
+  return known != models_.end() && !known->second->model.expired();
+}
+
 }  // namespace qwen3

@@ -83,6 +83,7 @@ class PlanJob : public Job {
     try {
       spec_.config.validate();
       const std::shared_ptr<Backend> backend = Runtime::get().backend(spec_.device, spec_.threads);
+      held_ = Runtime::get().holds(spec_.key, backend, spec_.weights);
       weight_bytes_ = Model::weight_bytes(spec_.config, *backend, spec_.weights);
       const DType linear_input = spec_.weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
       const auto program = record_forward(spec_.config, spec_.engine.yarn, linear_input);
@@ -100,6 +101,7 @@ class PlanJob : public Job {
     Napi::Object sizes = Napi::Object::New(env);
     sizes.Set("weightBytes", Napi::Number::New(env, static_cast<double>(weight_bytes_)));
     sizes.Set("blockBytes", Napi::Number::New(env, static_cast<double>(block_bytes_)));
+    sizes.Set("held", Napi::Boolean::New(env, held_));
     deferred_.Resolve(sizes);
   }
 
@@ -108,6 +110,7 @@ class PlanJob : public Job {
   Napi::Promise::Deferred deferred_;
   std::optional<Failure> failure_;
   int64_t weight_bytes_ = 0, block_bytes_ = 0;
+  bool held_ = false;
 };
 
 }  // namespace
