@@ -1,4 +1,4 @@
-/// <reference lib="esnext.disposable" />
+/// <reference lib="esnext.disposable" preserve="true" />
 /** The public API. */
 export { Qwen3Error, type Qwen3ErrorCode } from './errors'
 export { type ModelInfo, type ModelStats, Qwen3, type RenderOptions } from './model'

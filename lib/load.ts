@@ -161,12 +161,25 @@ function tokenTable(
 
 async function loadNative(addon: NativeAddon, spec: NativeLoadSpec, options: LoadOptions): Promise<NativeModel> {
   const { onProgress, signal } = options
-  const report = (loadedBytes: number, totalBytes: number) => onProgress?.({ loadedBytes, totalBytes })
+  // A callback of the caller that throws ends the load with what it threw, and not the process.
+  let thrown: { error: unknown } | undefined
+  const report = (loadedBytes: number, totalBytes: number) => {
+    try {
+      if (!thrown) onProgress?.({ loadedBytes, totalBytes })
+    } catch (error) {
+      thrown = { error }
+      load.abort()
+    }
+  }
   const load = translateErrors(() => addon.load(spec, report))
   signal?.addEventListener('abort', load.abort, { once: true })
   try {
-    return await load.promise
+    const model = await load.promise
+    if (!thrown) return model
+    await model.close()
+    throw thrown.error
   } catch (error) {
+    if (thrown) throw thrown.error
     if (signal?.aborted) throw abortedError(signal.reason, 'Loading was aborted by its signal.')
     throw fromNativeError(error)
   } finally {

@@ -66,6 +66,16 @@ describe('load', () => {
     tiny.remove()
   })
 
+  test('a progress callback that throws ends the load with its error', async () => {
+    const tiny = writeTinyModel()
+    const mine = new Error('mine')
+    const onProgress = () => {
+      throw mine
+    }
+    await expect(Qwen3.load(tiny.directory, { onProgress })).rejects.toBe(mine)
+    tiny.remove()
+  })
+
   test('a signal ends it: before, and in the middle', async () => {
     await expect(Qwen3.load('nano', { signal: AbortSignal.abort('no') })).rejects.toMatchObject({
       name: 'AbortError',
