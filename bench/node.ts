@@ -5,7 +5,8 @@
  *     npx tsx bench/node.ts
  *
  * readFile p99 (to be below 5 ms), event-loop delay p99, tokens/s of eight streams against one (to be at least 2.5 times),
- * busy time of JavaScript's thread per token (to be at most 20 us). Median of five runs, each in a process of its own.
+ * two busy models together against one (to be at least 0.9 times), busy time of JavaScript's thread per token (to be at
+ * most 20 us). Median of five runs, each in a process of its own.
  * Writes bench/results/node.json.
  */
 import { execFileSync } from 'node:child_process'
@@ -24,7 +25,11 @@ try {
   for (let i = 0; i < RUNS; i++) {
     const output = execFileSync(process.execPath, [fixture('threadpool.cjs')], { env, encoding: 'utf8' })
     const figures = JSON.parse(output) as Record<string, number>
-    runs.push({ ...figures, speedup: figures.tokensPerSecond! / figures.oneStreamTokensPerSecond! })
+    runs.push({
+      ...figures,
+      speedup: figures.tokensPerSecond! / figures.oneStreamTokensPerSecond!,
+      twoModelsRatio: figures.twoModelsTokensPerSecond! / figures.oneStreamTokensPerSecond!,
+    })
   }
 } finally {
   library.remove()
@@ -38,6 +43,8 @@ const names = [
   'tokensPerSecond',
   'oneStreamTokensPerSecond',
   'speedup',
+  'twoModelsTokensPerSecond',
+  'twoModelsRatio',
   'usPerToken',
 ]
 const result = {
