@@ -35,7 +35,7 @@ def load(name, path):
 
 
 class Evaluator:
-    def __init__(self, model, problems, batch=100):
+    def __init__(self, model, problems, batch=250):
         self.model, self.problems, self.batch = model, problems, batch
         self.tok = Tokenizer(os.path.join(HERE, "tokenizer.json"))
         self.end, self.close = self.tok.added["<|im_end|>"], self.tok.added["</think>"]
