@@ -7,6 +7,8 @@
 namespace qwen3 {
 
 // Which part of the output a token belongs to. Decided by token id and by the request's SegmentPlan, never by text.
+// <think> is kThink; </think>, the whitespace right after it and stray tags are kClosing (segment_machine.h has the
+// rules).
 enum class Segment : uint8_t { kPrompt, kThink, kClosing, kAnswer, kToolCall };
 
 // Why a think segment ended.
@@ -81,7 +83,8 @@ struct Usage {
 struct RequestOutput {
   int64_t request_id = 0;
   std::vector<OutputToken> tokens;
-  std::vector<TokenLogprob> logprobs;  // parallel to tokens when asked for
+  // Parallel to tokens when asked for. A forced token was not chosen: 0 and no alternatives.
+  std::vector<TokenLogprob> logprobs;
   bool finished = false;
   FinishReason finish_reason = FinishReason::kStop;
   ThinkingStop thinking_stop = ThinkingStop::kNone;
