@@ -2,15 +2,16 @@
  * `npm run bench:budget`: what thinking is worth, and what a budget costs: accuracy of the embedded models on held-out
  * problems against the thinking budget (Qwen3 Technical Report, arXiv 2505.09388, Figure 2, in miniature).
  *
- * Everything goes through the public API with the report's sampling. Two ways to end a thought are compared: the library's
- * (soft landing and the wrap-up sentence) and a bare cut: `</think>` right after the budget's last token.
+ * Everything goes through the public API with the report's sampling. Three ways to end a thought are compared: the library's
+ * default (soft landing and the wrap-up sentence), the wrap-up at exactly the budget's last token (softLanding: false), and a
+ * bare cut: `</think>` right after that token.
  *
  * Options: --quick (200 problems, one seed), --models a,b, --problems N, --seeds N, --out FOLDER
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { type ChatResult, Qwen3 } from '../lib/index'
+import { type ChatOptions, type ChatResult, Qwen3 } from '../lib/index'
 import { type Chart, lineChart, type Series } from './support/chart'
 import { environment, repository } from './support/environment'
 import { isRight, type Problem } from './support/grade'
@@ -83,14 +84,18 @@ async function measure(name: string, problems: Problem[], seeds: number[]) {
     const without = summary(0, await runner.chat({ thinking: false }))
     log(name, 'no thinking', without)
     const landed: Curve[] = [without]
+    const exact: Curve[] = [without]
     const bare: Curve[] = [without]
     for (const budget of budgets.slice(1)) {
       landed.push(summary(budget, await runner.chat({ thinkingBudget: budget }, free)))
       log(name, `budget ${budget}`, landed.at(-1)!)
+      exact.push(summary(budget, await runner.chat({ thinkingBudget: budget, softLanding: false }, free)))
+      log(name, `budget ${budget}, exact`, exact.at(-1)!)
       bare.push(summary(budget, await runner.bareCut(budget, free)))
       log(name, `budget ${budget}, bare cut`, bare.at(-1)!)
     }
     landed.push(thinking)
+    exact.push(thinking)
     bare.push(thinking)
     const lengths = free.flat().map(({ thinkingTokens }) => thinkingTokens)
     return {
@@ -100,7 +105,7 @@ async function measure(name: string, problems: Problem[], seeds: number[]) {
       bySteps: groups(problems, free, ({ steps }) => `${steps}`),
       byKind: groups(problems, free, ({ kind }) => kind),
       byLanguage: groups(problems, free, ({ lang }) => lang),
-      budgets: { landed, bare },
+      budgets: { landed, exact, bare },
       seconds: Math.round((performance.now() - start) / 1000),
       generatedTokens: runner.generatedTokens,
     }
@@ -122,7 +127,10 @@ class Runner {
    * One answer per problem and seed through chat(). Sampling depends on seed and position alone, so a thought that ended by
    * itself well within the budget is the same thought: `free`, the unlimited run, then stands for it.
    */
-  chat(options: { thinking?: boolean; thinkingBudget?: number }, free?: Answer[][]): Promise<Answer[][]> {
+  chat(
+    options: Pick<ChatOptions, 'thinking' | 'thinkingBudget' | 'softLanding'>,
+    free?: Answer[][],
+  ): Promise<Answer[][]> {
     const budget = options.thinkingBudget
     return this.each(async (problem, seed, index, at) => {
       const known = free?.[index]?.[at]
@@ -208,8 +216,9 @@ function chartOf({
   const unlimited = 2 * budgets.at(-1)!
   const points = (curve: Curve[]) =>
     curve.map(({ budget, accuracy, low, high }) => ({ x: budget ?? unlimited, y: accuracy, low, high }))
-  const series = (landed: Curve[], bare: Curve[]): Series[] => [
+  const series = ({ landed, exact, bare }: Record<'landed' | 'exact' | 'bare', Curve[]>): Series[] => [
     { name: 'soft landing and wrap-up', colour: '#1f5fbf', points: points(landed) },
+    { name: 'wrap-up without the landing', colour: '#6a8f3c', points: points(exact) },
     { name: 'bare cut', colour: '#c2541b', dashed: true, points: points(bare) },
   ]
   return {
@@ -220,7 +229,7 @@ function chartOf({
     ticks: [...budgets.map((x) => ({ x, label: String(x) })), { x: unlimited, label: 'none' }],
     panels: Object.entries(models).map(([name, model]) => ({
       title: name,
-      series: series(model.budgets.landed, model.budgets.bare),
+      series: series(model.budgets),
     })),
   }
 }

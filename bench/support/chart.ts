@@ -18,7 +18,7 @@ export interface Chart {
   panels: { title: string; series: Series[] }[]
 }
 
-const panel = { width: 400, height: 300, left: 56, right: 16, top: 84, bottom: 92 }
+const panel = { width: 400, height: 300, left: 56, right: 16, top: 84, bottom: 112 }
 
 export function lineChart(chart: Chart): string {
   const width = chart.panels.length * panel.width
