@@ -3,10 +3,11 @@
  * problems against the thinking budget (Qwen3 Technical Report, arXiv 2505.09388, Figure 2, in miniature).
  *
  * Everything goes through the public API with the report's sampling. Three ways to end a thought are compared: the library's
- * default (soft landing and the wrap-up sentence), the wrap-up at exactly the budget's last token (softLanding: false), and a
- * bare cut: `</think>` right after that token.
+ * default (soft landing and the wrap-up sentence), the wrap-up at exactly the budget's last token (as softLanding: false
+ * does it), and a bare cut: `</think>` right after that token.
  *
- * Options: --quick (200 problems, one seed), --models a,b, --problems N, --seeds N, --out FOLDER
+ * Options: --quick (200 problems, one seed), --models a,b, --problems N, --seeds N, --curve-seeds N (fewer seeds for the points
+ * between no thinking and unlimited), --out FOLDER
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -23,6 +24,9 @@ const budgets = [0, 16, 32, 64, 96, 128, 192, 256]
 const concurrency = 64
 /** The report's settings for thinking (section 4.7); the library's presets are the same, the bare cut has to repeat them. */
 const thinkingSampling = { temperature: 0.6, topP: 0.95, topK: 20, minP: 0 }
+/** The report's sentence (section 4.7), with the ending that the library gives it. */
+const wrapUp =
+  '\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n</think>\n\n'
 
 const { values: flags } = parseArgs({
   options: {
@@ -30,6 +34,7 @@ const { values: flags } = parseArgs({
     models: { type: 'string', default: 'nano,nano-moe' },
     problems: { type: 'string' },
     seeds: { type: 'string' },
+    'curve-seeds': { type: 'string' },
     out: { type: 'string', default: join(repository, 'bench/results') },
   },
 })
@@ -86,12 +91,13 @@ async function measure(name: string, problems: Problem[], seeds: number[]) {
     const landed: Curve[] = [without]
     const exact: Curve[] = [without]
     const bare: Curve[] = [without]
+    const curve = new Runner(model, problems, seeds.slice(0, Number(flags['curve-seeds'] ?? seeds.length)))
     for (const budget of budgets.slice(1)) {
-      landed.push(summary(budget, await runner.chat({ thinkingBudget: budget }, free)))
+      landed.push(summary(budget, await curve.chat({ thinkingBudget: budget }, free)))
       log(name, `budget ${budget}`, landed.at(-1)!)
-      exact.push(summary(budget, await runner.chat({ thinkingBudget: budget, softLanding: false }, free)))
+      exact.push(summary(budget, await curve.cutAt(budget, wrapUp, free)))
       log(name, `budget ${budget}, exact`, exact.at(-1)!)
-      bare.push(summary(budget, await runner.bareCut(budget, free)))
+      bare.push(summary(budget, await curve.cutAt(budget, '</think>\n\n', free)))
       log(name, `budget ${budget}, bare cut`, bare.at(-1)!)
     }
     landed.push(thinking)
@@ -107,7 +113,8 @@ async function measure(name: string, problems: Problem[], seeds: number[]) {
       byLanguage: groups(problems, free, ({ lang }) => lang),
       budgets: { landed, exact, bare },
       seconds: Math.round((performance.now() - start) / 1000),
-      generatedTokens: runner.generatedTokens,
+      curveSeeds: curve.seeds.length,
+      generatedTokens: runner.generatedTokens + curve.generatedTokens,
     }
   } finally {
     await model.close()
@@ -120,17 +127,14 @@ class Runner {
   constructor(
     private readonly model: Qwen3,
     private readonly problems: Problem[],
-    private readonly seeds: number[],
+    readonly seeds: number[],
   ) {}
 
   /**
    * One answer per problem and seed through chat(). Sampling depends on seed and position alone, so a thought that ended by
    * itself well within the budget is the same thought: `free`, the unlimited run, then stands for it.
    */
-  chat(
-    options: Pick<ChatOptions, 'thinking' | 'thinkingBudget' | 'softLanding'>,
-    free?: Answer[][],
-  ): Promise<Answer[][]> {
+  chat(options: Pick<ChatOptions, 'thinking' | 'thinkingBudget'>, free?: Answer[][]): Promise<Answer[][]> {
     const budget = options.thinkingBudget
     return this.each(async (problem, seed, index, at) => {
       const known = free?.[index]?.[at]
@@ -139,19 +143,22 @@ class Runner {
     })
   }
 
-  /** The unlimited thoughts, cut after `budget` tokens by `</think>` alone; the answer is generated from there. */
-  bareCut(budget: number, free: Answer[][]): Promise<Answer[][]> {
+  /**
+   * The unlimited thoughts, cut after exactly `budget` tokens and closed with `closing`; the answer is generated from there.
+   * With the wrap-up as closing this is what softLanding: false does, without sampling the same thought again.
+   */
+  cutAt(budget: number, closing: string, free: Answer[][]): Promise<Answer[][]> {
     const { tokenizer } = this.model
     const special = (text: string) => [...tokenizer.encode(text, { parseSpecial: true })]
     const open = special('<think>')[0]!
-    const close = special('</think>\n\n')
+    const close = special('</think>')[0]!
     return this.each(async (problem, seed, index, at) => {
       const thought = free[index]![at]!
       const begin = thought.ids.indexOf(open) + 1
-      const end = thought.ids.indexOf(close[0]!)
+      const end = thought.ids.indexOf(close)
       if (end >= 0 && end - begin <= budget) return thought
       const prompt = special(this.model.renderChat(problem.question, { thinking: true }))
-      const ids = Int32Array.from([...prompt, ...thought.ids.subarray(0, begin + budget), ...close])
+      const ids = Int32Array.from([...prompt, ...thought.ids.subarray(0, begin + budget), ...special(closing)])
       const result = await this.model.generate(ids, { ...thinkingSampling, seed, maxTokens: 64 }).result()
       this.generatedTokens += result.usage.completionTokens
       return { right: isRight(result.text, problem.answer), thinkingTokens: budget, stop: 'budget', ids: result.ids }
