@@ -12,8 +12,8 @@ import { styled } from './common/terminal'
 /** A problem that needs its steps: guessed at once it is mostly wrong, worked out it is right. */
 const problem = {
   question:
-    'Start with 31. Step 1: add 78. Step 2: subtract 25. Step 3: add 3. Step 4: subtract 48. Step 5: add 59. Which number do you get?',
-  answer: '98',
+    'Tom has 24 apples. Day 1: he buys 37. Day 2: he gives away 18. Day 3: he finds 55. Day 4: he loses 29. Day 5: the number doubles. How many apples does Tom have now?',
+  answer: '138',
 }
 
 interface DemoFlags {

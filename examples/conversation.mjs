@@ -4,7 +4,7 @@ import { Qwen3 } from 'qwen3'
 const model = await Qwen3.load('nano')
 try {
   const messages = [{ role: 'system', content: 'Work carefully.' }]
-  for (const question of ['What is 12+30?', 'What is 50-8+3?']) {
+  for (const question of ['What is 42+35?', 'What is 68-23+17?']) {
     messages.push({ role: 'user', content: question })
     const { text, message, usage } = await model.chat(messages, { seed: 2 }).result()
     messages.push(message)

@@ -12,7 +12,7 @@ const expected: Record<string, RegExp> = {
   'abort.mjs': /^TimeoutError: [1-9]\d* tokens until then$/m,
   'batch.mjs': /^16 answers, \d+ tokens\/s together\nthe same alone: true$/m,
   'cjs.cjs': /\b35\b[^\n]*\none class: true/,
-  'conversation.mjs': /\b42\b[\s\S]*\b45\b[^\n]*\((\d+) prompt tokens, [1-9]\d* from the cache\)/,
+  'conversation.mjs': /\b77\b[\s\S]*\b62\b[^\n]*\((\d+) prompt tokens, [1-9]\d* from the cache\)/,
   'errors.mjs': /MODEL_NOT_FOUND[\s\S]*INVALID_ARGUMENT[\s\S]*CONTEXT_OVERFLOW[\s\S]*CLOSED/,
   'logprobs.mjs': /log-probability of the text: -\d+\.\d\d\n\d+ logits; the likeliest next token is "/,
   'quick.mjs': /\b35\b/,
