@@ -91,6 +91,12 @@ def modes(rng, max_steps=8):
     return [(head, False), (EMPTY_THINK + sentence(p) + END, True)]
 
 
+def direct_example(rng, max_steps=8):
+    """Non-thinking alone: used to see whether more of it would help (README, "Plateau")."""
+    p = make_problem(rng, max_steps=max_steps)
+    return [(user_turn(p["question"]) + OPEN + EMPTY_THINK, False), (sentence(p) + END, True)]
+
+
 def soft_switch(rng, system, question, thinking):
     """Adds /think or /no_think to the system or user text; where both appear, the last one counts."""
     flag, other = ("/think", "/no_think") if thinking else ("/no_think", "/think")

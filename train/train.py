@@ -34,6 +34,7 @@ LEARNING_RATE, WARMUP, DECAY_FROM, DECAY_STEPS = 2e-3, 200, 5000, 1500
 
 MAKERS = {
     "plain": lambda rng, n: chat.plain_example(rng, n), "thinking": lambda rng, n: chat.thinking_example(rng, n),
+    "direct": lambda rng, n: chat.direct_example(rng, n),
     "modes": lambda rng, n: chat.modes(rng, n), "cut": lambda rng, n: chat.cut_example(rng, n),
     "talk": lambda rng, n: chat.small_talk_example(rng), "tool": lambda rng, n: chat.tool_example(rng)}
 
