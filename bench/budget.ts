@@ -7,7 +7,7 @@
  * does it), and a bare cut: `</think>` right after that token.
  *
  * Options: --quick (200 problems, one seed), --models a,b, --problems N, --seeds N, --curve-seeds N (fewer seeds for the points
- * between no thinking and unlimited), --out FOLDER
+ * between no thinking and unlimited), --out FOLDER (default: bench/results, and the README's table is written again)
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -17,6 +17,7 @@ import { type Chart, lineChart, type Series } from './support/chart'
 import { environment, repository } from './support/environment'
 import { isRight, type Problem } from './support/grade'
 import { inParallel } from './support/pool'
+import { accuracySection, updateReadme } from './support/readme'
 import { quantile, type Share, share } from './support/statistics'
 
 const budgets = [0, 16, 32, 64, 96, 128, 192, 256]
@@ -28,6 +29,8 @@ const thinkingSampling = { temperature: 0.6, topP: 0.95, topK: 20, minP: 0 }
 const wrapUp =
   '\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n</think>\n\n'
 
+const resultsFolder = join(repository, 'bench/results')
+
 const { values: flags } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
@@ -35,7 +38,7 @@ const { values: flags } = parseArgs({
     problems: { type: 'string' },
     seeds: { type: 'string' },
     'curve-seeds': { type: 'string' },
-    out: { type: 'string', default: join(repository, 'bench/results') },
+    out: { type: 'string', default: resultsFolder },
   },
 })
 
@@ -75,6 +78,9 @@ async function main(): Promise<void> {
   mkdirSync(flags.out, { recursive: true })
   writeFileSync(join(flags.out, 'budget.json'), `${JSON.stringify(result, null, 2)}\n`)
   writeFileSync(join(flags.out, 'budget.svg'), lineChart(chartOf(result)))
+  const complete = ['nano', 'nano-moe'].every((name) => models[name])
+  if (flags.out === resultsFolder && complete)
+    updateReadme(join(repository, 'README.md'), accuracySection(models, problems.length, seeds.length))
   console.log(`written: ${join(flags.out, 'budget.json')} and budget.svg`)
 }
 

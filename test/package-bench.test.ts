@@ -1,8 +1,12 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { lineChart } from '../bench/support/chart'
 import { isRight } from '../bench/support/grade'
 import { inParallel } from '../bench/support/pool'
+import { accuracySection, updateReadme } from '../bench/support/readme'
 import { quantile, share, wilson } from '../bench/support/statistics'
 
 describe('grading', () => {
@@ -103,5 +107,30 @@ describe('the chart', () => {
 
   it('refuses a point without a tick', () => {
     expect(() => lineChart({ ...chart, ticks: [{ x: 0, label: '0' }] })).toThrow('no tick at 64')
+  })
+})
+
+describe("the README's table", () => {
+  const model = {
+    thinking: { accuracy: 0.9712, low: 0.9, high: 1, meanThinkingTokens: 137.6 },
+    withoutThinking: { accuracy: 0, low: 0, high: 0.01 },
+  }
+  const section = accuracySection({ nano: model }, 1200, 3)
+
+  it('has one row a model', () => {
+    expect(section).toContain('| `nano` | 97.1% [90.0, 100.0] | 0.0% [0.0, 1.0] | 138 |')
+    expect(section).toContain('1,200 held-out problems, 3 seeds')
+  })
+
+  it('replaces what stood between its markers, and nothing else', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'qwen3-readme-'))
+    const file = join(folder, 'README.md')
+    const old = accuracySection({ other: model }, 1, 1)
+    writeFileSync(file, `before\n${old}\nafter`)
+    updateReadme(file, section)
+    expect(readFileSync(file, 'utf8')).toBe(`before\n${section}\nafter`)
+    writeFileSync(file, 'no markers')
+    expect(() => updateReadme(file, section)).toThrow('no place')
+    rmSync(folder, { recursive: true })
   })
 })

@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { percent } from '../bench/support/readme'
 import { exitCode } from '../bin/common/exit'
 import { repository } from './helpers/command'
 
@@ -31,8 +32,6 @@ describe('documents', () => {
 
   it("the README's accuracies are those that were measured", () => {
     const { models } = JSON.parse(read('bench/results/budget.json'))
-    const percent = (share: { accuracy: number; low: number; high: number }) =>
-      `${(100 * share.accuracy).toFixed(1)}% [${(100 * share.low).toFixed(1)}, ${(100 * share.high).toFixed(1)}]`
     for (const name of ['nano', 'nano-moe']) {
       const row = readme.split('\n').find((line) => line.startsWith(`| \`${name}\` `) && line.includes('%'))
       expect(row).toContain(percent(models[name].thinking))
