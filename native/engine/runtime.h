@@ -34,7 +34,8 @@ class Runtime {
                                     const std::shared_ptr<Backend>& backend, WeightFormat format,
                                     const LoadProgress& progress);
 
-  // True while packed weights of that key live, so that loading it again takes no memory for them. Only a moment's truth.
+  // True while packed weights of that key live, so that loading it again takes no memory for them. Only a moment's
+  // truth.
   bool holds(const std::string& key, const std::shared_ptr<Backend>& backend, WeightFormat format);
 
  private:
