@@ -1,8 +1,8 @@
 // Batch invariance through the whole engine, bit for bit: a request gives the same tokens, log-probabilities, logits
 // and scores alone, in any company, however its prompt is cut into chunks, preempted, continued from the prefix cache,
 // beside requests that are cancelled, with NaN in every slot of the cache that was not written. 60 random schedules,
-// 1,000 with
-// --long; half on the reference, half on the fast CPU backend.
+// 1,000 in
+// the long suite; half on the reference, half on the fast CPU backend.
 
 #include <algorithm>
 
@@ -194,10 +194,7 @@ void schedule(Random& random, const World& w, Totals& totals) {
 
 int main(int argc, char** argv) {
   Run run(argc, argv);
-  int64_t schedules = 60;
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--long") == 0) schedules = 1000;
-  }
+  const int64_t schedules = whole_suite(argc, argv) ? 1000 : 60;
   Random random(seed());
   std::vector<World> worlds;
   worlds.push_back(make_world(random, create_reference_backend(), WeightFormat::kF32, DType::kF32, false, 24));

@@ -212,10 +212,7 @@ void prefill_is_fair() {
 
 int main(int argc, char** argv) {
   Run run(argc, argv);
-  int storms = 150;
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--long") == 0) storms = 10000;
-  }
+  const int storms = whole_suite(argc, argv) ? 10000 : 150;
   Random random(seed());
   int64_t preemptions = 0;
   for (int i = 0; i < storms; ++i) {

@@ -1,7 +1,9 @@
 // The sampler against a naive one in double that sorts everything: the same kept sets, the same probabilities within
-// rounding, draws that follow them; and ties, bans, penalties, log-probabilities and bad input.
+// rounding, draws that follow them (long suite: 2,000 parameter sets of 10,000 draws); and ties, bans, penalties,
+// log-probabilities and bad input.
 
 #include <algorithm>
+#include <ctime>
 #include <limits>
 #include <map>
 
@@ -145,7 +147,7 @@ void follows_probabilities(Random& random, int cases, int draws) {
     // Chance of a false alarm below 1e-6 a case (mean k, variance 2k; heavy-tailed for small k).
     if (freedom > 0) CHECK_MSG(chi < freedom + 6 * std::sqrt(2.0 * freedom) + 25, "chi " + std::to_string(chi));
   }
-  CHECK(skipped < cases / 4);
+  CHECK(skipped < cases / 3);
 }
 
 void greedy_and_ties() {
@@ -280,16 +282,16 @@ void large_vocabulary(Random& random) {
     e.params.temperature = i % 2 ? 1.0f : 0.6f;
     const Naive want = naive({e.logits.begin(), e.logits.end()}, e.params, {}, {});
     if (want.closest_cut < 1e-9) continue;
-    for (uint64_t d = 0; d < 300; ++d) CHECK(want.p[static_cast<size_t>(draw(sampler, e, 3, d))] > 0);
+    for (uint64_t d = 0; d < 60; ++d) CHECK(want.p[static_cast<size_t>(draw(sampler, e, 3, d))] > 0);
   }
   Example e;
   e.logits = random.normals(vocab, 3);
   e.params.temperature = 0.6f, e.params.top_p = 0.95f, e.params.top_k = 20;
   std::vector<float> row = e.logits;
-  const auto begin = std::chrono::steady_clock::now();
-  for (uint64_t d = 0; d < 100; ++d) sampler.sample(row.data(), e.params, e.counts, {}, d, nullptr);
+  const std::clock_t begin = std::clock();
+  for (uint64_t d = 0; d < 30; ++d) sampler.sample(row.data(), e.params, e.counts, {}, d, nullptr);
   std::printf("151,936 logits, top-k 20, top-p 0.95: %.1f us\n",
-              std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count() / 100);
+              static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC * 1e6 / 30);
 }
 
 }  // namespace
@@ -302,7 +304,8 @@ int main(int argc, char** argv) {
   bans();
   log_probabilities(random);
   refuses();
-  follows_probabilities(random, 150, 4000);
+  const bool whole = whole_suite(argc, argv);
+  follows_probabilities(random, whole ? 2000 : 60, whole ? 10000 : 2000);
   large_vocabulary(random);
   return run.finish();
 }

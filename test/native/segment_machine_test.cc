@@ -391,6 +391,6 @@ int main(int argc, char** argv) {
   replay_cases();
   loops_through_the_machine();
   refuses();
-  random_streams(random, 20000);
+  random_streams(random, whole_suite(argc, argv) ? 1000000 : 4000);
   return run.finish();
 }

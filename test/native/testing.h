@@ -87,6 +87,14 @@ class Run {
   }
 };
 
+// Whether the whole suite was asked for: `--long` or QWEN3_LONG (npm run test:long).
+inline bool whole_suite(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--long") == 0) return true;
+  }
+  return std::getenv("QWEN3_LONG") != nullptr;
+}
+
 // Independent streams: Random(seed(), n) for the n-th case.
 inline uint64_t seed() {
   return counters().seed;
