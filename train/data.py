@@ -107,7 +107,7 @@ def held_out(key):
 # ---- problems ----------------------------------------------------------------------------------------
 
 # chain, story, expr, compare, yesno; training sees more of the kinds that are rare in the test and hard to learn.
-KIND_WEIGHTS = {True: [42, 39, 9, 8, 2], False: [29, 28, 8, 24, 11]}
+KIND_WEIGHTS = {True: [42, 39, 9, 8, 2], False: [23, 22, 7, 36, 12]}
 STEP_WEIGHTS = [4, 7, 16, 17, 17, 15, 13, 11]  # of 1..8 steps: thinking shall matter
 
 
@@ -163,12 +163,16 @@ def comparison(rng, lang, steps):
         for op, n in ops:
             thought.append(f"{name}{p['colon']}" + work(running, op, n))
             running = apply(running, op, n)
+        # Whose result it is, right behind the result: without this line the last step is a guess between two names.
+        thought.append(f"{running}={name}")
     a, b = chains[0][2], chains[1][2]
     more = rng.random() < 0.5
     winner = people[0 if (a > b) == more else 1][0]
-    # The larger first; then the one that was asked for; then whose it is: one decision a token.
-    thought.append(f"{max(a, b)}>{min(a, b)}→{max(a, b) if more else min(a, b)}→{winner}")
-    text.append(p["who_more"] if more else p["who_less"])
+    # What was asked, again; the larger first; then the one that was asked for; then whose it is, a copy: one decision a
+    # token, and all that it needs close by.
+    asked = p["who_more"] if more else p["who_less"]
+    thought.append(f"{asked}→{max(a, b)}>{min(a, b)}→{max(a, b) if more else min(a, b)}={winner}")
+    text.append(asked)
     return p["joiner"].join(text), thought, winner, chains
 
 
