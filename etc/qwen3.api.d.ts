@@ -315,6 +315,8 @@ export interface LoadOptions {
     kvCacheBytes?: number;
     /** Sequences that run at once; more wait. */
     maxSequences?: number;
+    /** Requests that may wait for a place; more are refused with `BUSY`. Default 65,536. */
+    maxWaiting?: number;
     /** `'auto'`: YaRN per sequence, only for those beyond the native window; `'static'`: always; `'none'`: never. */
     rope?: 'auto' | 'static' | 'none';
     /** Context extension factor; default: contextLength / native window, at least 1. */
@@ -480,6 +482,7 @@ export interface ChatStream extends AsyncIterable<ChatEvent> {
 }
 
 // ---- lib/index.d.ts
+/// <reference lib="esnext.disposable" preserve="true" />
 /** The public API. */
 export { Qwen3Error, type Qwen3ErrorCode } from './errors';
 export { type ModelInfo, type ModelStats, Qwen3, type RenderOptions } from './model';
