@@ -26,7 +26,12 @@ function calculate(expression) {
 
 const model = await Qwen3.load('nano')
 try {
-  const messages = [{ role: 'user', content: 'What is 68+43-87?' }]
+  const messages = [
+    {
+      role: 'user',
+      content: 'Tom has 48 apples. Day 1: he buys 37. Day 2: he loses 29. How many apples does Tom have now?',
+    },
+  ]
   for (let turn = 0; turn < 4; turn++) {
     const { text, message, toolCalls } = await model.chat(messages, { tools, seed: 1 }).result()
     messages.push(message)

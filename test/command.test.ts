@@ -159,7 +159,15 @@ describe('run', () => {
         },
       ]),
     )
-    const { code, stdout } = await qwen3(['run', '-q', '--seed', '1', '--tools', tools, 'What is 68+43-87?'])
+    const { code, stdout } = await qwen3([
+      'run',
+      '-q',
+      '--seed',
+      '1',
+      '--tools',
+      tools,
+      'Tom has 48 apples. Day 1: he buys 37. Day 2: he loses 29. How many apples does Tom have now?',
+    ])
     expect(code).toBe(0)
     const call = JSON.parse(
       stdout
