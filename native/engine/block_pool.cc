@@ -63,6 +63,7 @@ PrefixHit BlockPool::match(const CacheNamespace& ns, std::span<const int32_t> to
   if (root == roots_.end()) return hit;
   int32_t first = root->second;
   auto rest = tokens.first(std::min<size_t>(tokens.size(), std::max<int64_t>(max_tokens, 0)));
+  hit.blocks.reserve(rest.size() / kBlockSize);  // before anything is retained
   while (!rest.empty()) {
     const auto [child, common] = best_child(first, rest.first(std::min<size_t>(rest.size(), kBlockSize)));
     if (child < 0) break;

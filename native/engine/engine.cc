@@ -114,17 +114,27 @@ class ThreadedEngine final : public Engine {
     }
   }
 
-  // A failure outside the forward pass is a defect or a lack of memory; requests end with it and the engine goes on.
-  void work(bool cancel_all) {
+  // A failure outside the forward pass is a defect or a lack of memory: `fail` ends the requests that it concerns with
+  // it, and the engine goes on.
+  template <typename Act, typename Fail>
+  static void guarded(Act&& act, Fail&& fail) {
     try {
-      for (Command& command : taken_) apply(command);
-      if (cancel_all) return loop_.cancel_all();
-      loop_.step();
+      act();
     } catch (const std::bad_alloc&) {
-      loop_.fail_all(error_code_name(ErrorCode::kOutOfMemory), "memory ran out in the engine");
+      fail(error_code_name(ErrorCode::kOutOfMemory), "memory ran out in the engine");
     } catch (const std::exception& error) {
-      loop_.fail_all(error_code_name(ErrorCode::kInternal), error.what());
+      fail(error_code_name(ErrorCode::kInternal), error.what());
     }
+  }
+
+  void work(bool cancel_all) {
+    for (Command& command : taken_) {
+      const bool submit = command.kind == Command::Kind::kSubmit;
+      guarded([&] { apply(command); },
+              [&](const char* code, const char* message) { loop_.fail(command.id, submit, code, message); });
+    }
+    guarded([&] { cancel_all ? loop_.cancel_all() : loop_.step(); },
+            [&](const char* code, const char* message) { loop_.fail_all(code, message); });
   }
 
   void run() {
@@ -146,7 +156,9 @@ class ThreadedEngine final : public Engine {
 
   void publish() {
     std::vector<RequestOutput> outputs = loop_.take_outputs();
-    EngineStats stats = loop_.stats();
+    EngineStats stats;
+    // Without memory for new statistics the old ones stay, but for the counts that callers wait on.
+    guarded([&] { stats = loop_.stats(); }, [&](const char*, const char*) { loop_.count_into(stats); });
     {
       const std::lock_guard lock(mutex_);
       std::swap(stats_, stats);

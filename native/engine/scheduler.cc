@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <new>
 #include <stdexcept>
 
 namespace qwen3 {
@@ -20,6 +21,8 @@ int64_t blocks_for(int64_t tokens) {
 
 void Scheduler::add(Sequence* sequence) {
   sequence->arrival = next_arrival_++;
+  // So that a block once taken is never lost to a failing allocation.
+  sequence->blocks.reserve(static_cast<size_t>(blocks_for(sequence->limit)));
   waiting_.push_back(sequence);
 }
 
@@ -33,8 +36,11 @@ void Scheduler::release_blocks(Sequence* s, bool keep_tail) {
   const int64_t full = s->computed / kBlockSize;
   if (keep_tail && s->computed % kBlockSize != 0) {
     const std::span<const int32_t> tokens = s->tokens;
-    pool_.insert(s->cache_namespace(), full > 0 ? s->blocks[full - 1] : -1,
-                 tokens.subspan(full * kBlockSize, s->computed % kBlockSize), s->blocks[full]);
+    try {
+      pool_.insert(s->cache_namespace(), full > 0 ? s->blocks[full - 1] : -1,
+                   tokens.subspan(full * kBlockSize, s->computed % kBlockSize), s->blocks[full]);
+    } catch (const std::bad_alloc&) {  // the tail is not kept for later; that it is released matters more
+    }
   }
   for (size_t i = s->blocks.size(); i-- > 0;) pool_.release(s->blocks[i]);
   s->blocks.clear();

@@ -143,6 +143,17 @@ void StepLoop::cancel_all() {
   while (!sequences_.empty()) finish(*sequences_.begin()->second, FinishReason::kAborted);
 }
 
+void StepLoop::fail(int64_t id, bool submitted, const char* code, const char* message) {
+  if (Sequence* s = find(id)) return fail(*s, code, message, "");
+  if (!submitted) return;
+  RequestOutput& out = outputs_.emplace_back();
+  out.request_id = id;
+  out.finished = true;
+  out.finish_reason = FinishReason::kError;
+  out.error_code = code;
+  out.error_message = message;
+}
+
 void StepLoop::fail_all(const std::string& code, const std::string& message) {
   while (!sequences_.empty()) fail(*sequences_.begin()->second, code, message, "");
 }
@@ -267,6 +278,12 @@ void StepLoop::sample(Sequence& s, float* logits, double now) {
 
 EngineStats StepLoop::stats() const {
   EngineStats out;
+  count_into(out);
+  out.expert_counts = parts_.executable->expert_counts();
+  return out;
+}
+
+void StepLoop::count_into(EngineStats& out) const {
   out.running = static_cast<int64_t>(scheduler_.running().size());
   out.waiting = static_cast<int64_t>(scheduler_.waiting().size());
   out.total_blocks = pool_.total();
@@ -278,8 +295,6 @@ EngineStats StepLoop::stats() const {
   out.prompt_tokens = prompt_tokens_;
   out.cached_tokens = cached_tokens_;
   out.generated_tokens = generated_tokens_;
-  out.expert_counts = parts_.executable->expert_counts();
-  return out;
 }
 
 }  // namespace qwen3

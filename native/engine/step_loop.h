@@ -36,6 +36,8 @@ class StepLoop {
   void submit(int64_t id, Request&& request, double submitted_ms);
   void cancel(int64_t id);
   void cancel_all();
+  // Ends one request with an error; `submitted`: also when it was not yet taken in.
+  void fail(int64_t id, bool submitted, const char* code, const char* message);
   void fail_all(const std::string& code, const std::string& message);
   void end_thinking(int64_t id);
   void set_thinking_budget(int64_t id, int64_t tokens);
@@ -46,6 +48,7 @@ class StepLoop {
   std::vector<RequestOutput> take_outputs();
 
   EngineStats stats() const;
+  void count_into(EngineStats& out) const;                    // all of stats() that needs no memory
   int64_t context_tokens() const { return context_tokens_; }  // most tokens of a sequence: context and pool allow
   const BlockPool& pool() const { return pool_; }
   const Scheduler& scheduler() const { return scheduler_; }

@@ -7,9 +7,9 @@
 
 #include <atomic>
 #include <cerrno>
-#include <new>
 
 #include "checkpoint_file.h"
+#include "failing_allocations.h"
 
 namespace {
 
@@ -17,27 +17,6 @@ enum class ReadFault { kNone, kInterrupted, kShort, kBroken, kShrunk };
 ReadFault read_fault = ReadFault::kNone;
 std::atomic<int64_t> reads = 0;
 int64_t failing_read = -1;
-
-std::atomic<bool> count_allocations = false;
-std::atomic<int64_t> allocations = 0, live = 0;
-int64_t failing_allocation = -1;
-
-void* allocate(size_t bytes, size_t alignment) {
-  if (count_allocations && allocations++ == failing_allocation) throw std::bad_alloc();
-  void* memory = nullptr;
-  if (alignment <= alignof(std::max_align_t))
-    memory = std::malloc(bytes ? bytes : 1);
-  else
-    memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  if (!memory) throw std::bad_alloc();
-  ++live;
-  return memory;
-}
-
-void release(void* memory) noexcept {
-  if (memory) --live;
-  std::free(memory);
-}
 
 }  // namespace
 
@@ -50,34 +29,6 @@ extern "C" __attribute__((visibility("default"))) ssize_t pread(int fd, void* ou
   if (fault && read_fault == ReadFault::kBroken) return errno = EIO, -1;
   if (fault && read_fault == ReadFault::kShrunk) return 0;
   return syscall(SYS_pread64, fd, out, bytes, offset);
-}
-
-void* operator new(size_t bytes) {
-  return allocate(bytes, 0);
-}
-void* operator new[](size_t bytes) {
-  return allocate(bytes, 0);
-}
-void* operator new(size_t bytes, std::align_val_t alignment) {
-  return allocate(bytes, static_cast<size_t>(alignment));
-}
-void operator delete(void* memory) noexcept {
-  release(memory);
-}
-void operator delete[](void* memory) noexcept {
-  release(memory);
-}
-void operator delete(void* memory, size_t) noexcept {
-  release(memory);
-}
-void operator delete[](void* memory, size_t) noexcept {
-  release(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  release(memory);
-}
-void operator delete(void* memory, size_t, std::align_val_t) noexcept {
-  release(memory);
 }
 
 using namespace qwen3;
