@@ -9,6 +9,7 @@
 //     return run.finish();
 //   }
 
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -30,7 +31,7 @@
 namespace qwen3::testing {
 
 struct Counters {
-  int64_t checks = 0, failures = 0;
+  std::atomic<int64_t> checks = 0, failures = 0;  // engine threads check too
   uint64_t seed = 0;
 };
 inline Counters& counters() {
