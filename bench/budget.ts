@@ -226,6 +226,7 @@ function chartOf({
   problems: number
   seeds: number[]
 }): Chart {
+  const curveSeeds = Math.min(...Object.values(models).map((model) => model.curveSeeds))
   const unlimited = 2 * budgets.at(-1)!
   const points = (curve: Curve[]) =>
     curve.map(({ budget, accuracy, low, high }) => ({ x: budget ?? unlimited, y: accuracy, low, high }))
@@ -236,7 +237,7 @@ function chartOf({
   ]
   return {
     title: 'Accuracy against the thinking budget',
-    subtitle: `${problems} held-out problems, ${seeds.length} ${seeds.length === 1 ? 'seed' : 'seeds'}, 95% intervals`,
+    subtitle: `${problems} held-out problems, 95% intervals; seeds: ${seeds.length} at 0 and none, ${curveSeeds} between`,
     xLabel: 'thinking budget in tokens',
     yLabel: 'right answers',
     ticks: [...budgets.map((x) => ({ x, label: String(x) })), { x: unlimited, label: 'none' }],
