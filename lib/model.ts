@@ -155,7 +155,11 @@ export class Qwen3 {
     const stream = new TokenStream({
       assembler: chat.assembler(plan),
       control: {
-        submit: (ids, receive) => submitRequest(native, requestOf(plan, ids, 'generate'), receive),
+        submit: (ids, receive, thinkingBudget) => {
+          const request = requestOf(plan, ids, 'generate')
+          if (thinkingBudget !== undefined) request.segments = { ...request.segments, budget: thinkingBudget }
+          return submitRequest(native, request, receive)
+        },
         cancel: (id) => native.cancel(id),
         endThinking: (id) => native.endThinking(id),
         setThinkingBudget: (id, tokens) => native.setThinkingBudget(id, tokens),

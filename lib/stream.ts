@@ -14,7 +14,8 @@ export interface Assembler {
 
 /** The engine's side of one request, by the id that submit returned. */
 export interface RequestControl {
-  submit(prompt: Int32Array, receive: (output: NativeOutput) => void): number
+  /** `thinkingBudget` replaces the one the request was planned with; -1 means none. */
+  submit(prompt: Int32Array, receive: (output: NativeOutput) => void, thinkingBudget?: number): number
   cancel(id: number): void
   endThinking(id: number): void
   setThinkingBudget(id: number, tokens: number): void
@@ -54,8 +55,8 @@ export class TokenStream implements ChatStream, ActiveStream {
   #ended = false
   #iterated = false
   #cancelled: { reason: unknown; message: string } | undefined
-  /** Steering that came before the prompt was encoded. */
-  #early: ((id: number) => void)[] = []
+  /** Steering that came before the request was submitted: the last budget, and whether thinking shall end. */
+  #early: { thinkingBudget?: number; endThinking?: boolean } = {}
   readonly #onAbort = () => this.cancel(this.#source.signal!.reason, 'The request was aborted by its signal.')
 
   constructor(source: StreamSource) {
@@ -78,13 +79,17 @@ export class TokenStream implements ChatStream, ActiveStream {
   }
 
   endThinking(): void {
-    this.#steer((id) => this.#source.control.endThinking(id))
+    if (this.#ended) return
+    if (this.#id === undefined) this.#early.endThinking = true
+    else this.#source.control.endThinking(this.#id)
   }
 
   setThinkingBudget(tokens: number): void {
     checkThinkingBudget(tokens)
     const native = tokens === Number.POSITIVE_INFINITY ? -1 : tokens
-    this.#steer((id) => this.#source.control.setThinkingBudget(id, native))
+    if (this.#ended) return
+    if (this.#id === undefined) this.#early.thinkingBudget = native
+    else this.#source.control.setThinkingBudget(this.#id, native)
   }
 
   abort(reason: unknown = new DOMException('This operation was aborted', 'AbortError')): void {
@@ -124,7 +129,8 @@ export class TokenStream implements ChatStream, ActiveStream {
     }
     signal?.addEventListener('abort', this.#onAbort, { once: true })
     if (typeof prompt !== 'function') {
-      this.#submit(prompt)
+      // Not within the call: what the caller does to the stream right after it holds from the first token on.
+      queueMicrotask(() => this.#submit(prompt))
       return
     }
     this.#encoding = new AbortController()
@@ -137,17 +143,12 @@ export class TokenStream implements ChatStream, ActiveStream {
   #submit(prompt: Int32Array): void {
     if (this.#ended) return
     try {
-      this.#id = this.#source.control.submit(prompt, (output) => this.#receive(output))
-      for (const steer of this.#early.splice(0)) steer(this.#id)
+      const { thinkingBudget, endThinking } = this.#early
+      this.#id = this.#source.control.submit(prompt, (output) => this.#receive(output), thinkingBudget)
+      if (endThinking) this.#source.control.endThinking(this.#id)
     } catch (error) {
       this.#fail(error)
     }
-  }
-
-  #steer(action: (id: number) => void): void {
-    if (this.#ended) return
-    if (this.#id === undefined) this.#early.push(action)
-    else action(this.#id)
   }
 
   #receive(output: NativeOutput): void {

@@ -156,6 +156,10 @@ export interface ChatStream extends AsyncIterable<ChatEvent> {
   result(): Promise<ChatResult>
   /** Ends the thinking now: the wrap-up follows, then the answer. No effect outside thinking. */
   endThinking(): void
+  /**
+   * The thinking budget from now on. Called right after chat(), before anything is awaited, it holds from the first token;
+   * later, what has been thought meanwhile counts and stays.
+   */
   setThinkingBudget(tokens: number): void
   abort(reason?: unknown): void
 }

@@ -116,7 +116,8 @@ describe.runIf(process.platform === 'linux')('chat at a terminal', () => {
   const terminal = (args: string[]) =>
     start(
       'script',
-      ['-qefc', [process.execPath, ...commandArgs, 'chat', '-q', ...args].map(shellQuote).join(' '), '/dev/null'],
+      // exec: a shell that stays would die of the Ctrl-C that the program survives.
+      ['-qefc', `exec ${[process.execPath, ...commandArgs, 'chat', '-q', ...args].map(shellQuote).join(' ')}`, '/dev/null'],
       {
         open: true,
         env: { TERM: 'xterm' },
