@@ -117,7 +117,11 @@ describe.runIf(process.platform === 'linux')('chat at a terminal', () => {
     start(
       'script',
       // exec: a shell that stays would die of the Ctrl-C that the program survives.
-      ['-qefc', `exec ${[process.execPath, ...commandArgs, 'chat', '-q', ...args].map(shellQuote).join(' ')}`, '/dev/null'],
+      [
+        '-qefc',
+        `exec ${[process.execPath, ...commandArgs, 'chat', '-q', ...args].map(shellQuote).join(' ')}`,
+        '/dev/null',
+      ],
       {
         open: true,
         env: { TERM: 'xterm' },
