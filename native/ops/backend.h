@@ -22,7 +22,10 @@ struct MatrixSource {
   std::function<void(int64_t begin, int64_t end, void* out)> read;
 };
 
-enum class WeightFormat : uint8_t { kF32, kBF16 };
+// How a matrix is kept. kInt8: signed, symmetric, groups of 64 along k; kInt4: symmetric, groups of 32; kInt4Offset:
+// groups of 32 with scale and offset. Every group of a row has an f16 scale. A backend refuses what it cannot hold
+// (kUnsupported).
+enum class WeightFormat : uint8_t { kF32, kBF16, kInt8, kInt4, kInt4Offset };
 
 // How a weight is going to be used decides its packed layout.
 enum class WeightUse : uint8_t {
