@@ -89,7 +89,7 @@ export interface ChatOptions extends GenerateOptions {
   answerReserve?: number
   /** End thinking when a cycle of tokens repeats three times. Default true. */
   loopBreaker?: boolean
-  /** Prefer the end of a line or sentence within the last tenth of the budget. Default true. */
+  /** Within the last tenth of the budget end at the last line or sentence that is likely to fit. Default true. */
   softLanding?: boolean
   tools?: Tool[]
 }

@@ -150,7 +150,10 @@ SegmentMachine::Close SegmentMachine::think(int32_t token, double now_ms, int64_
   if (token != plan_->think_open) ++thought_;
   remember_tail((*table_)[token]);
   const bool looped = plan_->loop_breaker && loop_.push(token);
-  if (budget_ >= 0 && (thought_ >= budget_ || in_landing())) return close_now(ThinkingStop::kBudget, remaining);
+  const bool at_end = ends_line_or_sentence({tail_, static_cast<size_t>(tail_bytes_)});
+  if (at_end) ++ends_;
+  if (budget_ >= 0 && (thought_ >= budget_ || (at_end && in_landing())))
+    return close_now(ThinkingStop::kBudget, remaining);
   if (looped) return close_now(ThinkingStop::kLoop, remaining);
   return must_close(now_ms, remaining);
 }
@@ -165,8 +168,10 @@ void SegmentMachine::remember_tail(std::string_view bytes) {
 }
 
 bool SegmentMachine::in_landing() const {
-  return plan_->soft_landing && thought_ >= budget_ - budget_ / 10 &&
-         ends_line_or_sentence({tail_, static_cast<size_t>(tail_bytes_)});
+  const int64_t left = budget_ - thought_;
+  // Another line or sentence fits as a rule while half as much again as their mean length is left: going on then uses
+  // the budget better, and a thought that is about to end by itself does so.
+  return plan_->soft_landing && left <= budget_ / 10 && 2 * left * ends_ < 3 * thought_;
 }
 
 Segment SegmentMachine::answer(int32_t token) {

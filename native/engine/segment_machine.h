@@ -73,6 +73,7 @@ class SegmentMachine {
   Close think(int32_t token, double now_ms, int64_t remaining);
   Close close_now(ThinkingStop why, int64_t remaining);
   Segment answer(int32_t token);
+  // Whether a thought that is at the end of a line or sentence is to end there.
   bool in_landing() const;
   void remember_tail(std::string_view bytes);
 
@@ -82,6 +83,7 @@ class SegmentMachine {
   State state_ = State::kStart;
   ThinkingStop stop_ = ThinkingStop::kNone;
   int64_t budget_, thought_ = 0, reserve_ = 0, answer_tokens_ = 0;
+  int64_t ends_ = 0;           // of lines and sentences in the thought
   int64_t short_closing_ = 0;  // ids of the wrap-up from </think> on
   int64_t closing_at_ = 0;     // thinking ends when no more than this remains
   int64_t room_ = INT64_MAX;   // tokens that a closing may take

@@ -273,6 +273,11 @@ const std::vector<Case>& cases() {
        "ttttttttttttttttttttCCCCaa", Stop::kBudget},
       {"lands after a closing quote", WITH(o.budget = 20), "<abcdefghijklmnopq?\"rs|x$", "<abcdefghijklmnopq?WX>_x$",
        "tttttttttttttttttttCCCCaa", Stop::kBudget},
+      // Lines of four: at 54 of 60 the next one fits, at 58 it does not.
+      {"a short line still fits", WITH(o.budget = 60),
+       "<a_bcd_efg_hij_klm_nop_qrs_tuv_wxy_abc_def_ghi_jkl_mno_pqr_st|x$",
+       "<a_bcd_efg_hij_klm_nop_qrs_tuv_wxy_abc_def_ghi_jkl_mno_pqr_WX>_x$",
+       "tttttttttttttttttttttttttttttttttttttttttttttttttttttttttttCCCCaa", Stop::kBudget},
       {"landing off", WITH(o.budget = 20, o.soft = false), "<abcdefghijklmnopq_rst|x$", "<abcdefghijklmnopq_rsWX>_x$",
        "tttttttttttttttttttttCCCCaa", Stop::kBudget},
       {"natural end within the landing", WITH(o.budget = 20), "<abcdefghijklmnopqr>_x$", "<abcdefghijklmnopqr>_x$",
