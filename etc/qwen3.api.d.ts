@@ -394,7 +394,7 @@ export interface ChatOptions extends GenerateOptions {
     answerReserve?: number;
     /** End thinking when a cycle of tokens repeats three times. Default true. */
     loopBreaker?: boolean;
-    /** Prefer the end of a line or sentence within the last tenth of the budget. Default true. */
+    /** Within the last tenth of the budget end at the last line or sentence that is likely to fit. Default true. */
     softLanding?: boolean;
     tools?: Tool[];
 }
@@ -477,6 +477,10 @@ export interface ChatStream extends AsyncIterable<ChatEvent> {
     result(): Promise<ChatResult>;
     /** Ends the thinking now: the wrap-up follows, then the answer. No effect outside thinking. */
     endThinking(): void;
+    /**
+     * The thinking budget from now on. Called right after chat(), before anything is awaited, it holds from the first token;
+     * later, what has been thought meanwhile counts and stays.
+     */
     setThinkingBudget(tokens: number): void;
     abort(reason?: unknown): void;
 }
