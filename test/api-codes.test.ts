@@ -70,7 +70,8 @@ function loadWithoutAddon(): Error {
     mkdirSync(join(folder, 'models'))
     const script = `require(${JSON.stringify(join(folder, 'dist/lib/index.js'))}).Qwen3.load('nano').catch(
       ({ name, code, message, subject }) => console.log(JSON.stringify({ name, code, message, subject })))`
-    const output = execFileSync(process.execPath, ['-e', script], { encoding: 'utf8' })
+    const env = { ...process.env, QWEN3_ADDON_PATH: undefined } // which would stand in for the missing one
+    const output = execFileSync(process.execPath, ['-e', script], { encoding: 'utf8', env })
     const { code, message, subject } = JSON.parse(output)
     return new Qwen3Error(code, message, { subject })
   } finally {
