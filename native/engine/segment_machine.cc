@@ -169,9 +169,9 @@ void SegmentMachine::remember_tail(std::string_view bytes) {
 
 bool SegmentMachine::in_landing() const {
   const int64_t left = budget_ - thought_;
-  // Another line or sentence fits as a rule while half as much again as their mean length is left: going on then uses
-  // the budget better, and a thought that is about to end by itself does so.
-  return plan_->soft_landing && left <= budget_ / 10 && 2 * left * ends_ < 3 * thought_;
+  // While their mean length is left, another line or sentence fits as a rule: going on then uses the budget better, and
+  // a thought that is about to end by itself does so.
+  return plan_->soft_landing && left <= budget_ / 10 && left * ends_ < thought_;
 }
 
 Segment SegmentMachine::answer(int32_t token) {
