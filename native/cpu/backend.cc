@@ -38,7 +38,7 @@ class CpuBackend : public Backend {
     for (const MatrixSource& source : sources) rows += source.rows;
     const int64_t bytes = sources.empty() ? 0 : packed_weight_bytes(use, format, rows, sources[0].cols);
     return with_memory("a weight", bytes,
-                       [&]() -> std::unique_ptr<Weight> { return pack_weight(*pool_, use, format, sources); });
+                       [&]() -> std::unique_ptr<Weight> { return pack_weight(*pool_, kernels_, use, format, sources); });
   }
 
   int64_t kv_block_bytes(const Program& program, DType dtype) const override {

@@ -33,7 +33,7 @@ Buffer::Buffer(int64_t bytes, bool huge) : bytes_(bytes) {
 }
 
 Buffer::~Buffer() {
-  if (!data_) return;
+  if (!data_ || owner_) return;
   if (mapped_) {
     munmap(data_, static_cast<size_t>(bytes_));
   } else {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <utility>
 
@@ -13,6 +14,9 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t bytes, bool huge = false);
+  // A view of memory that `owner` keeps, e.g. a mapped file; it is only read.
+  Buffer(const void* data, int64_t bytes, std::shared_ptr<const void> owner)
+      : data_(const_cast<void*>(data)), bytes_(bytes), owner_(std::move(owner)) {}
   ~Buffer();
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
@@ -32,10 +36,12 @@ class Buffer {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
     std::swap(mapped_, other.mapped_);
+    std::swap(owner_, other.owner_);
   }
   void* data_ = nullptr;
   int64_t bytes_ = 0;
   bool mapped_ = false;
+  std::shared_ptr<const void> owner_;  // of a view
 };
 
 }  // namespace qwen3::cpu

@@ -16,20 +16,26 @@ struct Level {
 #if defined(__x86_64__)
 // These also ask whether the operating system saves the wide registers.
 bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+bool has_avx512vnni() {
+  return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
 bool has_avx512bf16() {
-  return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+  return has_avx512vnni() && __builtin_cpu_supports("avx512bf16");
 }
 #else
 bool has_avx2() {
   return false;
 }
 bool has_avx512() {
+  return false;
+}
+bool has_avx512vnni() {
   return false;
 }
 bool has_avx512bf16() {
@@ -40,6 +46,7 @@ bool has_avx512bf16() {
 constexpr Level kLevels[] = {
     // best first
     {"avx512bf16", kernels_avx512bf16, has_avx512bf16},
+    {"avx512vnni", kernels_avx512vnni, has_avx512vnni},
     {"avx512", kernels_avx512, has_avx512},
     {"avx2", kernels_avx2, has_avx2},
     {"scalar", kernels_scalar, [] { return true; }},
@@ -66,12 +73,14 @@ const KernelTable& choose_kernels(std::string_view isa) {
       if (usable(level)) return *level.kernels();
       throw Error(ErrorCode::kUnsupported,
                   "this processor (or operating system) lacks the instruction set '" + std::string(isa) +
-                      "'; use 'auto', or a lower one of avx512bf16, avx512, avx2, scalar",
+                      "'; use 'auto', or a lower one of avx512bf16, avx512vnni, avx512, avx2, scalar",
                   "isa");
     }
   }
-  throw Error(ErrorCode::kInvalidArgument,
-              "isa must be one of auto, avx512bf16, avx512, avx2, scalar, received '" + std::string(isa) + "'", "isa");
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      "isa must be one of auto, avx512bf16, avx512vnni, avx512, avx2, scalar, received '" + std::string(isa) + "'",
+      "isa");
 }
 
 int64_t attention_scratch_bytes(int64_t rows, int64_t head_dim) {

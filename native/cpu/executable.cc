@@ -6,6 +6,7 @@
 
 #include "core/checked.h"
 #include "core/status.h"
+#include "cpu/weights_int.h"
 #include "ops/check_batch.h"
 
 namespace qwen3::cpu {
@@ -28,7 +29,12 @@ CpuExecutable::CpuExecutable(std::shared_ptr<ThreadPool> pool, const KernelTable
     if (w->use != WeightUse::kVector && w->format != WeightFormat::kBF16) native_bf16_ = false;
   }
   for (const BufferDesc& desc : p.buffers) buffers_.push_back(activation(max_rows, desc.cols, desc.dtype));
-  logits_input_ = activation(max_rows, p.hidden, p.linear_input);
+  for (const Op& op : p.ops) {
+    const auto* logits = std::get_if<LogitsOp>(&op);
+    if (!logits) continue;
+    checked_buffer(logits->x);
+    logits_input_ = activation(max_rows, p.hidden, p.buffers[static_cast<size_t>(logits->x)].dtype);
+  }
   check_program();
 
   row_position_.resize(static_cast<size_t>(max_rows));
@@ -41,6 +47,22 @@ CpuExecutable::CpuExecutable(std::shared_ptr<ThreadPool> pool, const KernelTable
   const int64_t tile_rows = int64_t{plan_.tile_positions()} * plan_.group();
   for (int i = 0; i < pool_->size(); ++i) scratch_.emplace_back(attention_scratch_bytes(tile_rows, p.head_dim));
   prepare_moe();
+  prepare_quantised();
+}
+
+// Room for the largest quantised input of any product. Experts' rows are top_k times as many.
+void CpuExecutable::prepare_quantised() {
+  int64_t stride = 0;
+  for (const auto& shared : weights_) {
+    const auto& w = static_cast<const PackedWeight&>(*shared);
+    if (w.use != WeightUse::kVector && is_integer(w.format)) {
+      stride = std::max(stride, quantised_row(w.format, w.cols).stride);
+    }
+  }
+  if (stride == 0) return;
+  const int64_t rows = checked_mul(max_rows_, std::max<int64_t>(1, moe_.top_k));
+  quantised_ = Buffer(checked_mul(rows, stride));
+  for (int i = 0; i < pool_->size(); ++i) own_quantised_.emplace_back(kOwnRows * stride);
 }
 
 CpuExecutable::Activation CpuExecutable::activation(int64_t rows, int64_t cols, DType dtype) const {
@@ -60,6 +82,9 @@ const PackedWeight& CpuExecutable::weight(WeightId id) const {
 }
 
 CpuExecutable::LinearKernel CpuExecutable::linear_kernel(Store x, WeightFormat format) const {
+  if (format == WeightFormat::kInt8) return kernels_.linear_int8;
+  if (format == WeightFormat::kInt4) return kernels_.linear_int4;
+  if (format == WeightFormat::kInt4Offset) return kernels_.linear_int4_offset;
   if (x == Store::kBf16) return kernels_.linear_bf16_bf16;
   return format == WeightFormat::kF32 ? kernels_.linear_f32_f32 : kernels_.linear_f32_bf16;
 }

@@ -60,9 +60,11 @@ class CpuExecutable : public Executable {
   void prepare(const StepBatch& batch);
   void run_op(const Op& op, Team& team);
   void report(size_t op);
+  void prepare_quantised();
   const PackedWeight& weight(WeightId id) const;
   const Activation& buffer(BufferId id) const { return buffers_[static_cast<size_t>(id)]; }
   LinearKernel linear_kernel(Store x, WeightFormat format) const;
+  LinearArgs linear_args(const Activation& x, const PackedWeight& w) const;
 
   // ops.cc
   void run(const EmbedOp& op, Team& team);
@@ -72,6 +74,8 @@ class CpuExecutable : public Executable {
   void run(const AttentionOp& op, Team& team);
   void run(const LogitsOp& op, Team& team);
   void rope_angles(Team& team);
+  const char* quantise(Team& team, const Activation& x, int64_t n_rows, WeightFormat format);
+  void quantise_row_of(const Activation& x, int64_t row, WeightFormat format, char* out) const;
   void linear(Team& team, const Activation& x, int64_t n_rows, const PackedWeight& w, void* out, int64_t out_stride,
               Store store, Finish finish);
   void attention_task(const AttentionOp& op, const AttentionTask& task, int thread);
@@ -82,8 +86,8 @@ class CpuExecutable : public Executable {
   void run(const MoeOp& op, Team& team);
   void route_row(const MoeOp& op, int64_t row);
   void group_by_expert(const MoeOp& op);
-  void expert_products(Team& team, const std::vector<WeightId>& weights, const Activation& x, const Activation& out,
-                       Finish finish);
+  void expert_products(Team& team, const std::vector<WeightId>& weights, const Activation& x, int64_t n,
+                       const Activation& out, Finish finish);
 
   std::shared_ptr<ThreadPool> pool_;
   const KernelTable& kernels_;
@@ -106,6 +110,9 @@ class CpuExecutable : public Executable {
   AttentionPlan plan_;
   Buffer partials_;
   std::vector<Buffer> scratch_;  // one a thread
+  // Rows of activations for integer weights: shared by all threads, or a few rows that each thread makes for itself.
+  Buffer quantised_;
+  std::vector<Buffer> own_quantised_;
 
   // Mixture of experts.
   struct Moe {
@@ -128,6 +135,10 @@ struct LinearCut {
   int64_t row_chunk, n_row_chunks, panel_chunk, n_panel_chunks;
   int64_t tasks() const { return n_row_chunks * n_panel_chunks; }
 };
+// steps: 4-byte words of a column.
 LinearCut cut_linear(int64_t n_rows, int64_t n_panels, int64_t steps, int n_threads);
+
+// Up to this many rows are quantised by every thread for itself, which is cheaper than to meet.
+constexpr int64_t kOwnRows = 8;
 
 }  // namespace qwen3::cpu

@@ -15,8 +15,24 @@ namespace qwen3::cpu {
 // Each output has one accumulator that walks the steps in ascending order, for any number of rows: that is what makes a
 // row's bits independent of its neighbours.
 
-constexpr int64_t kPanel = 32;     // columns of a weight panel: two 512-bit or four 256-bit vectors
-constexpr int64_t kKeys = 64;      // keys of a cache block
+//
+// Integer weights: the k of a panel are walked in blocks of 64, and a block holds everything that belongs to it, so
+// that a panel is one forward stream of bytes. Four k of a column share a 32-bit lane.
+//   int8         [16 steps][32][4] u8, weight + 128                          [32] f16 scales
+//   int4         2 groups of 32 k, each [4][32][4] bytes: the low half of    [2][32] f16 scales
+//                byte [t][c][j] is k = 4 t + j, the high half 16 + 4 t + j
+//   int4 offset  as int4                                                     then [2][32] u8 zero points, sixteenths
+// A weight is scale * (q - 128), scale * (q - 8), scale * (q - zero / 16). Rows of activations are quantised to s8 with
+// one f32 scale a group; the products of a group are summed exactly in int32, corrected by the sum of the group's
+// activations, and folded as acc += f32(sum) * (weight scale * activation scale), groups ascending, never fused: every
+// level gives the same bits.
+
+constexpr int64_t kPanel = 32;  // columns of a weight panel: two 512-bit or four 256-bit vectors
+constexpr int64_t kKeys = 64;   // keys of a cache block
+constexpr int64_t kBlock = 64;  // k of a block of integer weights
+constexpr int64_t kInt8BlockBytes = kBlock * kPanel + 2 * kPanel;
+constexpr int64_t kInt4BlockBytes = kBlock * kPanel / 2 + 2 * 2 * kPanel;
+constexpr int64_t kInt4OffsetBlockBytes = kInt4BlockBytes + 2 * kPanel;
 constexpr int64_t kTileRows = 64;  // query rows (position x head of the group) that share a pass over the keys
 
 // How an activation is kept. kRounded: the value is a bf16 but stored as f32, for levels that multiply in f32 anyway.
@@ -33,6 +49,40 @@ struct LinearArgs {
   int64_t out_stride;
   Store store;
   Finish finish;
+  // Integer weights: x is rows of QuantiseArgs::out, x_stride in bytes, steps counts blocks.
+  int64_t x_scales, x_corrections;  // bytes from the start of a row
+};
+
+// One row of activations to s8. A group that holds a NaN or an infinity gets a NaN for its scale: its outputs are NaN.
+// A group whose largest magnitude is below 2^-100 counts as zero.
+struct QuantiseArgs {
+  const void* x;  // [cols]
+  Store store;
+  int64_t cols;
+  int64_t group, n_groups;  // 32 or 64; n_groups * group >= cols, the rest is 0
+  // What a correction is: -offset * (sum of the group's s8) as int32; offset 0: the sum / 16 as f32.
+  int32_t offset;
+  int8_t* out;           // [n_groups * group]
+  float* scales;         // [n_groups]
+  int32_t* corrections;  // [n_groups]
+};
+
+// How weights are quantised; the same bits on every level. Rows of n_groups groups, padded with zeros.
+struct FitArgs {
+  const float* w;  // [n_groups * group]
+  int64_t n_groups;
+  bool offset;   // choose a zero point too; otherwise it is 8
+  float* scale;  // [n_groups], NaN for a group that holds a NaN or an infinity
+  float* zero;   // [n_groups], multiples of 1/16 in [0, 15]
+};
+// q = round(w / scale + zero), clamped to [low, high].
+struct EncodeArgs {
+  const float* w;  // [n_groups * group]
+  int64_t n_groups, group;
+  const float* scale;  // [n_groups]
+  const float* zero;   // [n_groups]
+  float low, high;
+  uint8_t* q;  // [n_groups * group]
 };
 
 struct NormArgs {
@@ -99,6 +149,17 @@ struct KernelTable {
                           int64_t panel_end);
   void (*linear_bf16_bf16)(const LinearArgs* args, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                            int64_t panel_end);
+  void (*linear_int8)(const LinearArgs* args, int64_t row_begin, int64_t row_end, int64_t panel_begin,
+                      int64_t panel_end);
+  void (*linear_int4)(const LinearArgs* args, int64_t row_begin, int64_t row_end, int64_t panel_begin,
+                      int64_t panel_end);
+  void (*linear_int4_offset)(const LinearArgs* args, int64_t row_begin, int64_t row_end, int64_t panel_begin,
+                             int64_t panel_end);
+  void (*quantise)(const QuantiseArgs* args);
+  // Scales of groups of 64 for int8, of groups of 32 for the others.
+  void (*fit_int8)(const FitArgs* args);
+  void (*fit_int4)(const FitArgs* args);
+  void (*encode)(const EncodeArgs* args);
   void (*rms_norm)(const NormArgs* args);
   void (*norm_rope)(const RopeArgs* args);
   void (*attention_f32)(const AttentionArgs* args);   // f32 cache
@@ -117,6 +178,7 @@ int64_t attention_scratch_bytes(int64_t rows, int64_t head_dim);
 const KernelTable* kernels_scalar();
 const KernelTable* kernels_avx2();  // null where the build has none
 const KernelTable* kernels_avx512();
+const KernelTable* kernels_avx512vnni();
 const KernelTable* kernels_avx512bf16();
 
 }  // namespace qwen3::cpu

@@ -24,13 +24,31 @@ inline F vload_bf16_n(const uint16_t*, int) {
 #include "cpu/product.inl"
 #include "cpu/elementwise.inl"
 #include "cpu/linear.inl"
+#include "cpu/quantise.inl"
+#include "cpu/linear_int.inl"
 #include "cpu/attention.inl"
 // clang-format on
 
 const KernelTable table = {
-    "avx512", false,      linear<F32xF32>,    linear<F32xBf16>,    nullptr,
-    rms_norm, norm_rope,  attention<F32xF32>, attention<F32xBf16>, combine,
-    softmax,  add_scaled,
+    .name = "avx512",
+    .bf16_products = false,
+    .linear_f32_f32 = linear<F32xF32>,
+    .linear_f32_bf16 = linear<F32xBf16>,
+    .linear_bf16_bf16 = nullptr,
+    .linear_int8 = linear_int<Int8>,
+    .linear_int4 = linear_int<Int4>,
+    .linear_int4_offset = linear_int<Int4Offset>,
+    .quantise = quantise,
+    .fit_int8 = fit_int8,
+    .fit_int4 = fit_int4,
+    .encode = encode,
+    .rms_norm = rms_norm,
+    .norm_rope = norm_rope,
+    .attention_f32 = attention<F32xF32>,
+    .attention_bf16 = attention<F32xBf16>,
+    .combine = combine,
+    .softmax = softmax,
+    .add_scaled = add_scaled,
 };
 
 }  // namespace

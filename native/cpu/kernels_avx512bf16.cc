@@ -50,13 +50,31 @@ struct Bf16xBf16 {
 // clang-format off
 #include "cpu/elementwise.inl"
 #include "cpu/linear.inl"
+#include "cpu/quantise.inl"
+#include "cpu/linear_int.inl"
 #include "cpu/attention.inl"
 // clang-format on
 
 const KernelTable table = {
-    "avx512bf16",         true,     linear<F32xF32>, linear<F32xBf16>,
-    linear<Bf16xBf16>,    rms_norm, norm_rope,       attention<F32xF32>,
-    attention<Bf16xBf16>, combine,  softmax,         add_scaled,
+    .name = "avx512bf16",
+    .bf16_products = true,
+    .linear_f32_f32 = linear<F32xF32>,
+    .linear_f32_bf16 = linear<F32xBf16>,
+    .linear_bf16_bf16 = linear<Bf16xBf16>,
+    .linear_int8 = linear_int<Int8>,
+    .linear_int4 = linear_int<Int4>,
+    .linear_int4_offset = linear_int<Int4Offset>,
+    .quantise = quantise,
+    .fit_int8 = fit_int8,
+    .fit_int4 = fit_int4,
+    .encode = encode,
+    .rms_norm = rms_norm,
+    .norm_rope = norm_rope,
+    .attention_f32 = attention<F32xF32>,
+    .attention_bf16 = attention<Bf16xBf16>,
+    .combine = combine,
+    .softmax = softmax,
+    .add_scaled = add_scaled,
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "core/checked.h"
 #include "cpu/executable.h"
+#include "cpu/weights_int.h"
 
 namespace qwen3::cpu {
 
@@ -72,20 +73,23 @@ void CpuExecutable::group_by_expert(const MoeOp& op) {
   moe_.begin[0] = 0;
 }
 
-void CpuExecutable::expert_products(Team& team, const std::vector<WeightId>& weights, const Activation& x,
+// x: rows by expert. Integer weights: rows [0, n) are quantised first.
+void CpuExecutable::expert_products(Team& team, const std::vector<WeightId>& weights, const Activation& x, int64_t n,
                                     const Activation& out, Finish finish) {
   const PackedWeight& any = weight(weights[0]);
-  const int64_t rows =
-      n_rows_ * static_cast<int64_t>(moe_.expert.size()) / (max_rows_ * static_cast<int64_t>(moe_.n_active));
-  const LinearCut cut = cut_linear(std::max<int64_t>(1, rows), any.n_panels, any.steps, team.size());
+  const int64_t rows = std::max<int64_t>(1, n / static_cast<int64_t>(moe_.n_active));
+  const LinearCut cut = cut_linear(rows, any.n_panels, any.panel_bytes() / (4 * kPanel), team.size());
   const LinearKernel kernel = linear_kernel(x.store, any.format);
-  const int64_t n = finish == Finish::kSiluMul ? any.rows / 2 : any.rows;
+  LinearArgs args = linear_args(x, any);
+  if (is_integer(any.format)) args.x = quantise(team, x, n, any.format);
+  args.n = finish == Finish::kSiluMul ? any.rows / 2 : any.rows;
+  args.out = out.row(0), args.out_stride = out.stride, args.store = out.store, args.finish = finish;
   team.for_each(static_cast<int64_t>(moe_.n_active) * cut.n_panel_chunks, [&](int64_t task) {
     const size_t e = static_cast<size_t>(moe_.active[static_cast<size_t>(task / cut.n_panel_chunks)]);
-    const LinearArgs args{x.row(0),  x.stride, weight(weights[e]).data.data(), any.steps, n, out.row(0), out.stride,
-                          out.store, finish};
+    LinearArgs mine = args;
+    mine.weight = weight(weights[e]).data.data();
     const int64_t panel = task % cut.n_panel_chunks * cut.panel_chunk;
-    kernel(&args, moe_.begin[e], moe_.begin[e + 1], panel, std::min(any.n_panels, panel + cut.panel_chunk));
+    kernel(&mine, moe_.begin[e], moe_.begin[e + 1], panel, std::min(any.n_panels, panel + cut.panel_chunk));
   });
 }
 
@@ -100,8 +104,8 @@ void CpuExecutable::run(const MoeOp& op, Team& team) {
     const int64_t source = moe_.source[static_cast<size_t>(i)];
     std::memcpy(moe_.gathered.row(i), x.row(source), static_cast<size_t>(x.cols * x.element()));
   });
-  expert_products(team, op.gate_up, moe_.gathered, moe_.hidden, Finish::kSiluMul);
-  expert_products(team, op.down, moe_.hidden, moe_.output, Finish::kStore);
+  expert_products(team, op.gate_up, moe_.gathered, n_rows_ * op.top_k, moe_.hidden, Finish::kSiluMul);
+  expert_products(team, op.down, moe_.hidden, n_rows_ * op.top_k, moe_.output, Finish::kStore);
   team.for_each(n_rows_, [&](int64_t row) {
     const int64_t first = row * op.top_k;
     kernels_.add_scaled(moe_.output.f32(0), moe_.output.stride, moe_.place.data() + first, moe_.share.data() + first,

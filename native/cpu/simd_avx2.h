@@ -70,3 +70,66 @@ inline Pairs vload_pairs(const uint16_t* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)),
           _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
+
+// Integers: lanes of int32, or four bytes a lane.
+typedef __m256i I;
+inline I iset(int32_t x) {
+  return _mm256_set1_epi32(x);
+}
+inline I iload(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+inline F ito_f(I x) {
+  return _mm256_cvtepi32_ps(x);
+}
+inline I iround(F x) {  // to nearest even
+  return _mm256_cvtps_epi32(x);
+}
+inline I iadd(I a, I b) {
+  return _mm256_add_epi32(a, b);
+}
+inline I imax(I a, I b) {
+  return _mm256_max_epi32(a, b);
+}
+inline I imagnitude_bits(F x) {
+  return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
+}
+inline int32_t ihmax(I x) {
+  __m128i s = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  s = _mm_max_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+inline int32_t ihsum(I x) {
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+inline void istore_s8(int8_t* p, I x) {
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+}
+inline I ilow_halves(I x) {
+  return _mm256_and_si256(x, _mm256_set1_epi8(0x0f));
+}
+inline I ihigh_halves(I x) {
+  return _mm256_and_si256(_mm256_srli_epi32(x, 4), _mm256_set1_epi8(0x0f));
+}
+inline F vload_f16(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline F vload_u8(const uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
+// The 8-bit products saturate at 16 bits unless one side is a magnitude: w - 128 gives its sign to x. Nothing to
+// correct.
+constexpr bool kUnsignedDot = false;
+inline I idot4(I acc, I w, I x) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+}
+inline I idot8(I acc, I w, I x) {
+  const I centred = _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80)));
+  return idot4(acc, _mm256_abs_epi8(centred), _mm256_sign_epi8(x, centred));
+}

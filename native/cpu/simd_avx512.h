@@ -1,5 +1,4 @@
-// Sixteen lanes: AVX-512 F, BW, VL, DQ. Included once in each of kernels_avx512.cc and kernels_avx512bf16.cc, inside
-// their unnamed namespaces.
+// Sixteen lanes: AVX-512 F, BW, VL, DQ. Included once in each of kernels_avx512*.cc, inside their unnamed namespaces.
 
 constexpr int W = 16;
 typedef __m512 F;
@@ -67,3 +66,73 @@ inline Pairs vload_pairs(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)),
           _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
+
+// Integers: lanes of int32, or four bytes a lane.
+typedef __m512i I;
+inline I iset(int32_t x) {
+  return _mm512_set1_epi32(x);
+}
+inline I iload(const void* p) {
+  return _mm512_loadu_si512(p);
+}
+inline F ito_f(I x) {
+  return _mm512_cvtepi32_ps(x);
+}
+inline I iround(F x) {  // to nearest even
+  return _mm512_cvtps_epi32(x);
+}
+inline I iadd(I a, I b) {
+  return _mm512_add_epi32(a, b);
+}
+inline I imax(I a, I b) {
+  return _mm512_max_epi32(a, b);
+}
+inline I imagnitude_bits(F x) {
+  return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
+}
+inline int32_t ihmax(I x) {
+  return _mm512_reduce_max_epi32(x);
+}
+inline int32_t ihsum(I x) {
+  return _mm512_reduce_add_epi32(x);
+}
+inline void istore_s8(int8_t* p, I x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
+}
+inline I ilow_halves(I x) {
+  return _mm512_and_si512(x, _mm512_set1_epi8(0x0f));
+}
+inline I ihigh_halves(I x) {
+  return _mm512_and_si512(_mm512_srli_epi32(x, 4), _mm512_set1_epi8(0x0f));
+}
+inline F vload_f16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline F vload_u8(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
+#if defined(__AVX512VNNI__)
+// acc + four products a lane of unsigned w (0..255) and signed x.
+constexpr bool kUnsignedDot = true;
+inline I idot8(I acc, I w, I x) {
+  return _mm512_dpbusd_epi32(acc, w, x);
+}
+inline I idot4(I acc, I w, I x) {
+  return _mm512_dpbusd_epi32(acc, w, x);
+}
+#else
+// The 8-bit products saturate at 16 bits unless one side is a magnitude: w - 128 gives its sign to x. Nothing to
+// correct.
+constexpr bool kUnsignedDot = false;
+inline I idot4(I acc, I w, I x) {
+  return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)));
+}
+inline I idot8(I acc, I w, I x) {
+  const I centred = _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80)));
+  const I signed_x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(centred), _mm512_setzero_si512(), x);
+  return idot4(acc, _mm512_abs_epi8(centred), signed_x);
+}
+#endif

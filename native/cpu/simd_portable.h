@@ -76,3 +76,77 @@ inline Pairs vload_pairs(const uint16_t* p) {
   __builtin_memcpy(&bits, p, sizeof bits);
   return {reinterpret_cast<F>(bits << 16), reinterpret_cast<F>(bits & 0xffff0000u)};
 }
+
+// Integers: lanes of int32, or four bytes a lane.
+inline I iset(int32_t x) {
+  return I{x, x, x, x};
+}
+inline I iload(const void* p) {
+  I v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline F ito_f(I x) {
+  return __builtin_convertvector(x, F);
+}
+inline I iround(F x) {  // to nearest even, |x| < 2^22
+  return __builtin_convertvector(vround(x), I);
+}
+inline I iadd(I a, I b) {
+  return a + b;
+}
+inline I imax(I a, I b) {
+  return a > b ? a : b;
+}
+inline I imagnitude_bits(F x) {
+  return reinterpret_cast<I>(x) & 0x7fffffff;
+}
+inline int32_t ihmax(I x) {
+  const int32_t a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
+  return a > b ? a : b;
+}
+inline int32_t ihsum(I x) {
+  return x[0] + x[1] + x[2] + x[3];
+}
+inline void istore_s8(int8_t* p, I x) {
+  for (int i = 0; i < W; ++i) p[i] = static_cast<int8_t>(x[i]);
+}
+inline I ilow_halves(I x) {
+  return x & 0x0f0f0f0f;
+}
+inline I ihigh_halves(I x) {
+  return (x >> 4) & 0x0f0f0f0f;
+}
+inline float f16_value(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16, magnitude = half & 0x7fffu;
+  float value;
+  if (magnitude < 0x400u) {  // subnormal: a multiple of 2^-24
+    value = static_cast<float>(magnitude) * 5.9604644775390625e-8f;
+  } else {
+    const uint32_t bits = (magnitude << 13) + (magnitude < 0x7c00u ? 0x38000000u : 0x70000000u);
+    __builtin_memcpy(&value, &bits, sizeof value);
+  }
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  bits |= sign;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline F vload_f16(const uint16_t* p) {
+  return F{f16_value(p[0]), f16_value(p[1]), f16_value(p[2]), f16_value(p[3])};
+}
+inline F vload_u8(const uint8_t* p) {
+  return F{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
+}
+inline void prefetch(const void* p) {
+  __builtin_prefetch(p);
+}
+// acc + four products a lane of unsigned w (0..255) and signed x.
+constexpr bool kUnsignedDot = true;
+inline I idot8(I acc, I w, I x) {
+  for (int shift = 0; shift < 32; shift += 8) acc += ((w >> shift) & 255) * ((x << (24 - shift)) >> 24);
+  return acc;
+}
+inline I idot4(I acc, I w, I x) {
+  return idot8(acc, w, x);
+}

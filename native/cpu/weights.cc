@@ -7,6 +7,7 @@
 
 #include "core/checked.h"
 #include "core/status.h"
+#include "cpu/weights_int.h"
 
 namespace qwen3::cpu {
 namespace {
@@ -21,9 +22,13 @@ struct Shape {
 
 Shape packed_shape(WeightUse use, WeightFormat format, int64_t rows, int64_t cols) {
   if (use == WeightUse::kVector) return {0, 0, checked_mul(checked_mul(rows, cols), 4)};
-  const int64_t depth = format == WeightFormat::kBF16 ? 2 : 1;
   const int64_t n_panels =
       use == WeightUse::kGateUp ? (rows / 2 + kPanel / 2 - 1) / (kPanel / 2) : (rows + kPanel - 1) / kPanel;
+  if (is_integer(format)) {
+    const int64_t blocks = (cols + kBlock - 1) / kBlock;
+    return {n_panels, blocks, checked_mul(checked_mul(n_panels, blocks), int_format(format).block_bytes)};
+  }
+  const int64_t depth = format == WeightFormat::kBF16 ? 2 : 1;
   const int64_t steps = (cols + depth - 1) / depth;
   return {n_panels, steps, checked_mul(checked_mul(n_panels, steps), kPanel * 4)};  // a step of a column is 4 bytes
 }
@@ -102,17 +107,24 @@ void pieces_of(std::span<const MatrixSource> sources, WeightUse use, int64_t pan
   }
 }
 
-void pack_panels(PackedWeight& weight, std::span<const MatrixSource> sources, int64_t panel_begin, int64_t panel_end) {
+void pack_panels(const KernelTable& kernels, PackedWeight& weight, std::span<const MatrixSource> sources,
+                 int64_t panel_begin, int64_t panel_end) {
   std::vector<char> rows;
   std::vector<Piece> pieces;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-    uint32_t* out = weight.data.as<uint32_t>() + panel * weight.steps * kPanel;
+    char* out = weight.data.as<char>() + panel * weight.panel_bytes();
     pieces_of(sources, weight.use, panel, pieces);
     for (const Piece& piece : pieces) {
       const int64_t n = piece.end - piece.begin;
       rows.resize(static_cast<size_t>(n * weight.cols * dtype_bytes(piece.source->dtype)));
       piece.source->read(piece.begin, piece.end, rows.data());
-      interleave(rows.data(), n, weight.cols, piece.source->dtype, weight.format, weight.steps, out, piece.column);
+      if (is_integer(weight.format)) {
+        pack_int_rows(kernels, weight.format, rows.data(), n, weight.cols, piece.source->dtype,
+                      reinterpret_cast<uint8_t*>(out), piece.column);
+      } else {
+        interleave(rows.data(), n, weight.cols, piece.source->dtype, weight.format, weight.steps,
+                   reinterpret_cast<uint32_t*>(out), piece.column);
+      }
     }
   }
 }
@@ -138,41 +150,71 @@ void check_sources(WeightUse use, std::span<const MatrixSource> sources) {
     throw Error(ErrorCode::kInvalidArgument, "the matrices of one weight do not have matching shapes", "shape");
 }
 
+// Everything but the data.
+std::unique_ptr<PackedWeight> shape_weight(WeightUse use, WeightFormat format, int64_t rows, int64_t cols) {
+  auto weight = std::make_unique<PackedWeight>();
+  weight->use = use;
+  weight->format = use == WeightUse::kVector ? WeightFormat::kF32 : format;
+  weight->rows = rows, weight->cols = cols;
+  const Shape shape = packed_shape(use, weight->format, rows, cols);
+  weight->n_panels = shape.n_panels, weight->steps = shape.steps;
+  weight->bytes = static_cast<size_t>(shape.bytes);
+  return weight;
+}
+
 }  // namespace
 
 int64_t packed_weight_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t cols) {
   return packed_shape(use, format, rows, cols).bytes;
 }
 
-std::unique_ptr<PackedWeight> pack_weight(ThreadPool& pool, WeightUse use, WeightFormat format,
-                                          std::span<const MatrixSource> sources) {
+std::unique_ptr<PackedWeight> pack_weight(ThreadPool& pool, const KernelTable& kernels, WeightUse use,
+                                          WeightFormat format, std::span<const MatrixSource> sources) {
   check_sources(use, sources);
-  auto weight = std::make_unique<PackedWeight>();
-  weight->use = use;
-  weight->format = use == WeightUse::kVector ? WeightFormat::kF32 : format;
-  weight->cols = sources[0].cols;
-  for (const MatrixSource& source : sources) weight->rows = checked_add(weight->rows, source.rows);
-  const Shape shape = packed_shape(use, weight->format, weight->rows, weight->cols);
-  weight->n_panels = shape.n_panels, weight->steps = shape.steps;
-  weight->bytes = static_cast<size_t>(shape.bytes);
-  weight->data = Buffer(shape.bytes, shape.bytes >= 4 << 20);
+  int64_t n_rows = 0;
+  for (const MatrixSource& source : sources) n_rows = checked_add(n_rows, source.rows);
+  auto weight = shape_weight(use, format, n_rows, sources[0].cols);
+  const int64_t bytes = static_cast<int64_t>(weight->bytes);
+  weight->data = Buffer(bytes, bytes >= 4 << 20);
   if (use == WeightUse::kVector) {
     pack_vector(*weight, sources);
     return weight;
   }
-  const int64_t per_task = std::max<int64_t>(1, kTaskBytes / (weight->steps * kPanel * 4));
+  const int64_t per_task = std::max<int64_t>(1, kTaskBytes / weight->panel_bytes());
   const int64_t per_dispatch = per_task * pool.size() * 4;  // then others may use the pool
   for (int64_t begin = 0; begin < weight->n_panels; begin += per_dispatch) {
     const int64_t end = std::min(weight->n_panels, begin + per_dispatch);
     pool.parallel_for((end - begin + per_task - 1) / per_task, [&](int64_t task) {
       const int64_t first = begin + task * per_task;
-      pack_panels(*weight, sources, first, std::min(end, first + per_task));
+      pack_panels(kernels, *weight, sources, first, std::min(end, first + per_task));
     });
   }
   return weight;
 }
 
+std::span<const std::byte> packed_bytes_of(const PackedWeight& weight) {
+  return {weight.data.as<const std::byte>(), weight.bytes};
+}
+
+std::unique_ptr<PackedWeight> adopt_weight(WeightUse use, WeightFormat format, int64_t rows, int64_t cols,
+                                           std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
+  auto weight = shape_weight(use, format, rows, cols);
+  if (bytes.size() != weight->bytes || reinterpret_cast<uintptr_t>(bytes.data()) % 64 != 0) {
+    throw Error(ErrorCode::kInvalidArgument, "these are not the packed bytes of such a weight", "bytes");
+  }
+  weight->data = Buffer(bytes.data(), static_cast<int64_t>(bytes.size()), std::move(owner));
+  return weight;
+}
+
+int64_t PackedWeight::panel_bytes() const {
+  return is_integer(format) ? steps * int_format(format).block_bytes : steps * kPanel * 4;
+}
+
 void PackedWeight::read_row(int64_t row, float* out) const {
+  if (is_integer(format)) {
+    const uint8_t* panel = data.as<uint8_t>() + row / kPanel * panel_bytes();
+    return read_int_column(format, panel, row % kPanel, cols, out);
+  }
   const uint32_t* words = data.as<uint32_t>() + row / kPanel * steps * kPanel + row % kPanel;
   for (int64_t s = 0; s < steps; ++s) {
     const uint32_t word = words[s * kPanel];

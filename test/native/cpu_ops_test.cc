@@ -90,7 +90,7 @@ void linear_case(Random& random, const KernelTable& kernels, const LinearCase& c
   const std::vector<float> up(w.begin() + c.n * c.k * (gated ? 1 : 0), w.end());
   std::vector<MatrixSource> sources = {matrix(w, c.n, c.k)};
   if (gated) sources.push_back(matrix(up, c.n, c.k));
-  const auto packed = pack_weight(pool, gated ? WeightUse::kGateUp : WeightUse::kLinear, c.format, sources);
+  const auto packed = pack_weight(pool, kernels, gated ? WeightUse::kGateUp : WeightUse::kLinear, c.format, sources);
   Guarded<char> weight(static_cast<size_t>(packed->data.bytes()));
   std::memcpy(weight.data(), packed->data.data(), weight.size());
   const int64_t stride = (c.k + 1) / 2 * 2;
@@ -347,7 +347,7 @@ void attentions(Random& random, const KernelTable& kernels, Report& report) {
 
 int main(int argc, char** argv) {
   Run run(argc, argv);
-  for (const char* level : {"scalar", "avx2", "avx512", "avx512bf16"}) {
+  for (const char* level : {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"}) {
     if (!isa_available(level)) {
       std::printf("this machine lacks %s: not tested\n", level);
       continue;

@@ -5,6 +5,7 @@
 #include "core/checked.h"
 #include "core/status.h"
 #include "cpu/reference/reference.h"
+#include "cpu/weights_int.h"
 #include "ops/check_batch.h"
 
 namespace qwen3 {
@@ -119,6 +120,7 @@ class ReferenceBackend final : public Backend {
     weight->bytes = static_cast<size_t>(packed_bytes(use, format, weight->rows, cols));
     weight->values.resize(static_cast<size_t>(checked_mul(weight->rows, cols)));
     const DType stored = format == WeightFormat::kBF16 && use != WeightUse::kVector ? DType::kBF16 : DType::kF32;
+    if (use != WeightUse::kVector && cpu::is_integer(format)) weight->group = cpu::int_format(format).group;
     const int64_t step = std::max<int64_t>(1, (int64_t{1} << 18) / cols);
     std::vector<char> piece;
     float* to = weight->values.data();
@@ -129,6 +131,9 @@ class ReferenceBackend final : public Backend {
         source.read(begin, end, piece.data());
         to_f32(source.dtype, piece.data(), n, to);
         for (int64_t i = 0; i < n; ++i) to[i] = round_to(stored, to[i]);
+        if (weight->group) {
+          for (int64_t r = 0; r < end - begin; ++r) cpu::quantise_weight_row(format, to + r * cols, cols);
+        }
         to += n;
       }
     }

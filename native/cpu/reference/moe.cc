@@ -47,11 +47,13 @@ void moe(const MoeOp& op, const Activation& x, int64_t n_rows, const ReferenceWe
       const Expert& expert = experts[static_cast<size_t>(choice.expert)];
       const int64_t ffn = expert.down->cols;
       hidden.resize(static_cast<size_t>(ffn));
+      const std::vector<float> in = product_input(x.row(r), 1, *expert.gate_up);
       for (int64_t i = 0; i < ffn; ++i) {
-        const float gate = dot(x.row(r), expert.gate_up->row(i), x.cols);
-        const float up = dot(x.row(r), expert.gate_up->row(ffn + i), x.cols);
+        const float gate = dot(in.data(), expert.gate_up->row(i), x.cols);
+        const float up = dot(in.data(), expert.gate_up->row(ffn + i), x.cols);
         hidden[i] = round_to(x.dtype, silu_f32(gate) * up);
       }
+      hidden = product_input(hidden.data(), 1, *expert.down);
       for (int64_t i = 0; i < out.cols; ++i) sum[i] += choice.weight * dot(hidden.data(), expert.down->row(i), ffn);
       ++counts[choice.expert];
     }

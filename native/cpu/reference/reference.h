@@ -35,7 +35,8 @@ inline float dot(const float* a, const float* b, int64_t n) {
 }
 
 struct ReferenceWeight final : Weight {
-  std::vector<float> values;  // [rows, cols]
+  std::vector<float> values;  // [rows, cols]; integer formats: the values that these stand for
+  int64_t group = 0;          // k that share a scale in integer formats, else 0
   const float* row(int64_t r) const { return values.data() + r * cols; }
 };
 
@@ -46,6 +47,9 @@ struct Activation {
   float* row(int64_t r) { return values.data() + r * cols; }
   const float* row(int64_t r) const { return values.data() + r * cols; }
 };
+
+// Rows of x as a product with `weight` sees them: as they are, or rounded to eight bits with one scale per group.
+std::vector<float> product_input(const float* x, int64_t n_rows, const ReferenceWeight& weight);
 
 class ReferenceKvCache final : public KvCache {
  public:
