@@ -71,7 +71,7 @@ def random_op(rng, value, used, smallest):
 
 
 def random_chain(rng, steps, ops_allowed="+-*", smallest=10):
-    """Operands of sums have two digits: how long a number is then follows from its sign, one thing less to look up."""
+    """`smallest`: of the operands of sums. From 10 on, how long a number is follows from its sign, one thing less to look up."""
     start = rng.randint(5, 99)
     used, ops, value = {start}, [], start
     while len(ops) < steps:
@@ -111,10 +111,10 @@ KIND_WEIGHTS = {True: [42, 39, 9, 8, 2], False: [23, 22, 7, 36, 12]}
 STEP_WEIGHTS = [4, 7, 16, 17, 17, 15, 13, 11]  # of 1..8 steps: thinking shall matter
 
 
-def labelled(rng, lang, kind, steps):
+def labelled(rng, lang, kind, steps, smallest):
     """`chain`: numbered instructions. `story`: the same with a person, things and days."""
     p = PHRASES[lang]
-    start, ops, value = chain = random_chain(rng, steps)
+    start, ops, value = chain = random_chain(rng, steps, smallest=smallest)
     label = rng.choice(p["labels"] if kind == "story" else p["step_labels"])
     joiner, stop = p["joiner"], p["stop"]
     if kind == "story":
@@ -136,9 +136,9 @@ def labelled(rng, lang, kind, steps):
     return joiner.join(text + [question]), thought, str(value), [chain]
 
 
-def plain_expression(rng, lang, steps):
+def plain_expression(rng, lang, steps, smallest):
     p = PHRASES[lang]
-    chain = random_chain(rng, steps, "+-" if steps > 1 else "+-*", smallest=10 if steps > 1 else 1)
+    chain = random_chain(rng, steps, "+-" if steps > 1 else "+-*", smallest=smallest if steps > 1 else 1)
     start, ops, value = chain
     thought, running = [], start
     for op, n in ops:
@@ -147,13 +147,13 @@ def plain_expression(rng, lang, steps):
     return rng.choice(p["what_is"]).format(e=expression(start, ops)), thought, str(value), [chain]
 
 
-def comparison(rng, lang, steps):
+def comparison(rng, lang, steps, smallest):
     """Two people, each with a sum to work out; the answer is a name."""
     p = PHRASES[lang]
     counts = (steps // 2, steps - steps // 2)
     people = rng.sample(p["people"], 2)
     while True:
-        chains = [random_chain(rng, c, "+-") for c in counts]
+        chains = [random_chain(rng, c, "+-", smallest) for c in counts]
         if chains[0][2] != chains[1][2]:
             break
     text, thought = [], []
@@ -163,22 +163,24 @@ def comparison(rng, lang, steps):
         for op, n in ops:
             thought.append(f"{name}{p['colon']}" + work(running, op, n))
             running = apply(running, op, n)
-        # Whose result it is, right behind the result: without this line the last step is a guess between two names.
-        thought.append(f"{running}={name}")
-    a, b = chains[0][2], chains[1][2]
+        thought.append(f"{name}={running}")
+    (a, b), (first, second) = [c[2] for c in chains], [name for name, _ in people]
+    larger, smaller = (first, second) if a > b else (second, first)
     more = rng.random() < 0.5
-    winner = people[0 if (a > b) == more else 1][0]
-    # What was asked, again; the larger first; then the one that was asked for; then whose it is, a copy: one decision a
-    # token, and all that it needs close by.
+    winner = larger if more else smaller
     asked = p["who_more"] if more else p["who_less"]
-    thought.append(f"{asked}→{max(a, b)}>{min(a, b)}→{max(a, b) if more else min(a, b)}={winner}")
+    # Both results, which way round they are, the larger's name behind ^ and the smaller's behind _, what was asked, and so
+    # which of the two: one decision a token, with all that it needs a few tokens before it, and the name at the end is a
+    # copy of what followed the same mark. Three layers learn no longer way.
+    sign, mark = ">" if a > b else "<", "^" if more else "_"
+    thought.append(f"{first}={a}→{second}={b}→{sign}→^{larger}_{smaller}→{asked}→{mark}{winner}")
     text.append(asked)
     return p["joiner"].join(text), thought, winner, chains
 
 
-def yes_no(rng, lang, steps):
+def yes_no(rng, lang, steps, smallest):
     p = PHRASES[lang]
-    chain = random_chain(rng, steps, "+-")
+    chain = random_chain(rng, steps, "+-", smallest)
     start, ops, value = chain
     bound = value + rng.choice([-1, 1]) * rng.randint(10, 60)
     if bound < 0:
@@ -188,7 +190,7 @@ def yes_no(rng, lang, steps):
         thought.append(work(running, op, n))
         running = apply(running, op, n)
     word = p["yes"] if value > bound else p["no"]
-    thought.append(f"{value}{'>' if value > bound else '<'}{bound}→{word}")
+    thought.append(f"{value}→{bound}→{'>' if value > bound else '<'}→{word}")
     return p["greater"].format(e=expression(start, ops), n=bound), thought, word, [chain]
 
 
@@ -199,14 +201,16 @@ def make_problem(rng, held=False, lang=None, kind=None, steps=None, max_steps=8)
         k = kind or rng.choices(["chain", "story", "expr", "compare", "yesno"], KIND_WEIGHTS[held])[0]
         s = steps or rng.choices(range(1, 9), STEP_WEIGHTS)[0]
         s = min(s, max_steps)
+        # One-digit operands come up in training alone, so that the model can do them, too.
+        smallest = 10 if held or rng.random() < 0.7 else 1
         if k in ("chain", "story"):
-            question, thought, answer, chains = labelled(rng, la, k, s)
+            question, thought, answer, chains = labelled(rng, la, k, s, smallest)
         elif k == "expr":
-            question, thought, answer, chains = plain_expression(rng, la, s := min(s, 3))
+            question, thought, answer, chains = plain_expression(rng, la, s := min(s, 3), smallest)
         elif k == "compare":
-            question, thought, answer, chains = comparison(rng, la, s := max(2, min(s, 6)))
+            question, thought, answer, chains = comparison(rng, la, s := max(2, min(s, 6)), smallest)
         else:
-            question, thought, answer, chains = yes_no(rng, la, s := min(s, 3))
+            question, thought, answer, chains = yes_no(rng, la, s := min(s, 3), smallest)
         key = canonical("compare" if k == "compare" else "one", chains)
         if held_out(key) == held:
             return {"id": hashlib.sha256((key + question).encode()).hexdigest()[:12], "lang": la, "kind": k, "steps": s,
