@@ -10,7 +10,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { getLlama, type Token } from 'node-llama-cpp'
 import { Qwen3 } from '../../lib/index'
-import { writeGguf } from './gguf'
+import { writeGguf } from '../models/gguf'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 const STEPS = 48
@@ -73,7 +73,7 @@ async function peerContinuation(file: string, prompts: Int32Array[]) {
 async function compare(name: 'nano' | 'nano-moe', folder: string): Promise<Row[]> {
   const directory = join(root, 'models', name)
   const file = join(folder, `${name}.gguf`)
-  writeGguf(directory, file)
+  writeGguf(directory, file, 'F32')
   const model = await Qwen3.load(name, { weights: 'f32', kvCache: 'f32', contextLength: 1024 })
   const prompts = questions.map((question) =>
     model.tokenizer.encode(model.renderChat([{ role: 'user', content: question }]), { parseSpecial: true }),

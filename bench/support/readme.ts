@@ -1,4 +1,4 @@
-/** The README's accuracy table is written by the benchmark that measured it, between two markers. */
+/** Tables of the README and of docs/ are written by the benchmarks that measured them, each between two markers. */
 import { readFileSync, writeFileSync } from 'node:fs'
 import type { Share } from './statistics'
 
@@ -34,11 +34,17 @@ export function accuracySection(models: Record<string, Accuracy>, problems: numb
   ].join('\n')
 }
 
-/** Replaces what stands between the markers. */
+/** Replaces what stands between the markers of the accuracy table. */
 export function updateReadme(file: string, section: string): void {
+  if (!replaceSection(file, { begin, end }, section)) throw new Error(`${file} has no place for the accuracy table`)
+}
+
+/** Replaces what stands between two markers, and them; false when the file has no such place. */
+export function replaceSection(file: string, markers: { begin: string; end: string }, section: string): boolean {
   const text = readFileSync(file, 'utf8')
-  const from = text.indexOf(begin)
-  const to = text.indexOf(end)
-  if (from < 0 || to < from) throw new Error(`${file} has no place for the accuracy table`)
-  writeFileSync(file, text.slice(0, from) + section + text.slice(to + end.length))
+  const from = text.indexOf(markers.begin)
+  const to = text.indexOf(markers.end)
+  if (from < 0 || to < from) return false
+  writeFileSync(file, text.slice(0, from) + section + text.slice(to + markers.end.length))
+  return true
 }

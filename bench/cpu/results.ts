@@ -1,0 +1,131 @@
+/** Ratios and fractions out of pairs of neighbouring measurements. */
+import { median } from '../support/statistics'
+import { type Cell, cellName, type Roofs, tasks } from './cells'
+import type { Measured } from './run'
+
+export interface Spread {
+  median: number
+  low: number
+  high: number
+}
+
+export interface Side {
+  /** Tokens per second: the median of the rounds' medians. */
+  tokensPerSecond?: Spread
+  /** Of what the machine allows for this side's bytes. */
+  fraction?: number
+  ceiling?: number
+  bits: number
+  loadMs: Spread
+  /** load: loading and the first token of a short prompt. */
+  readyMs?: Spread
+  memory: { peak: number; anonymous: number; mapped: number }
+}
+
+export interface CellResult {
+  date: string
+  commit: string
+  device: string
+  rounds: number
+  /** ours / peer; for `load`: of the time until the first token. */
+  ratio: Spread
+  /** load: ours / peer. */
+  memoryRatio?: number
+  ours: Side
+  peer: Side & { flashAttention: Record<string, number> }
+  roofs: Roofs
+}
+
+export interface Results {
+  peer: string
+  threads: number
+  limits?: object
+  cells: Record<string, CellResult>
+}
+
+const spread = (values: number[]): Spread => ({
+  median: round(median(values)),
+  low: round(Math.min(...values)),
+  high: round(Math.max(...values)),
+})
+
+const round = (value: number) => Number(value.toPrecision(4))
+
+interface Pair {
+  ours: Measured
+  peer: Measured
+}
+
+const middle = ({ values }: Measured) => median(values)
+const ready = (one: Measured) => one.loadMs + middle(one)
+
+/** Medians over rounds; memory is that of the round with the highest peak. */
+export function summarise(pairs: Pair[]) {
+  const side = (name: keyof Pair) => {
+    const all = pairs.map((pair) => pair[name])
+    return {
+      rate: spread(all.map(middle)),
+      loadMs: spread(all.map(({ loadMs }) => loadMs)),
+      readyMs: spread(all.map(ready)),
+      memory: all.map(({ memory }) => memory).reduce((a, b) => (a.peak > b.peak ? a : b)),
+    }
+  }
+  return {
+    ours: side('ours'),
+    peer: side('peer'),
+    ratio: spread(pairs.map(({ ours, peer }) => middle(ours) / middle(peer))),
+    readyRatio: spread(pairs.map(({ ours, peer }) => ready(ours) / ready(peer))),
+  }
+}
+
+interface Floors {
+  roofs: Roofs
+  bits: { ours: number; peer: number }
+  ceilings: { ours: number; peer: number }
+  flashAttention: Record<string, number>
+}
+
+/** The figures of a cell, and a line that says them. */
+export function compare(cell: Cell, summary: ReturnType<typeof summarise>, floors: Floors) {
+  const isLoad = tasks[cell.task].kind === 'load'
+  const side = (name: 'ours' | 'peer'): Side => {
+    const { rate, loadMs, readyMs, memory } = summary[name]
+    const ceiling = floors.ceilings[name]
+    return {
+      ...(isLoad
+        ? { readyMs }
+        : { tokensPerSecond: rate, ceiling: round(ceiling), fraction: round(rate.median / ceiling) }),
+      bits: round(floors.bits[name]),
+      loadMs,
+      memory,
+    }
+  }
+  const ours = side('ours')
+  const peer = { ...side('peer'), flashAttention: floors.flashAttention }
+  const { readGigabytesPerSecond, bf16Gflops, int8Gops } = floors.roofs
+  const figures = {
+    ratio: isLoad ? summary.readyRatio : summary.ratio,
+    ...(isLoad && { memoryRatio: round(ours.memory.peak / peer.memory.peak) }),
+    ours,
+    peer,
+    roofs: { readGigabytesPerSecond, bf16Gflops, int8Gops },
+  }
+  return { figures, text: line(cellName(cell), figures) }
+}
+
+function line(
+  name: string,
+  { ratio, memoryRatio, ours, peer }: Pick<CellResult, 'ratio' | 'memoryRatio' | 'ours' | 'peer'>,
+) {
+  const percent = (value: number | undefined) => `${(100 * (value ?? 0)).toFixed(0)}%`
+  const times = `${ratio.median.toFixed(2)} [${ratio.low.toFixed(2)}, ${ratio.high.toFixed(2)}]`
+  if (memoryRatio !== undefined) {
+    const megabytes = (bytes: number) => (bytes / 1e6).toFixed(0)
+    return (
+      `${name.padEnd(30)} first token ${ours.readyMs?.median.toFixed(0)} ms, peer ${peer.readyMs?.median.toFixed(0)} ms: ${times}; ` +
+      `peak ${megabytes(ours.memory.peak)} MB, peer ${megabytes(peer.memory.peak)} MB: ${memoryRatio.toFixed(2)}`
+    )
+  }
+  const rate = (side: Side) => `${side.tokensPerSecond?.median.toFixed(1)} (${percent(side.fraction)})`
+  return `${name.padEnd(30)} ${rate(ours)} tokens/s, peer ${rate(peer)}: ${times}`
+}
