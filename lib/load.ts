@@ -10,6 +10,7 @@ import {
   type NativeAddon,
   type NativeLoadSpec,
   type NativeModel,
+  type NativeWeightFormat,
   translateErrors,
 } from './native'
 import { checkLoadOptions } from './options'
@@ -31,7 +32,7 @@ export interface ModelInfo {
   nativeWindow: number
   kvCacheBytes: number
   maxSequences: number
-  weights: 'f32' | 'bf16'
+  weights: NativeWeightFormat
   kvCache: 'f32' | 'bf16'
   device: string
   /** What its template can: `'hybrid'` switches thinking per request, `'none'` has no template. */
@@ -87,7 +88,10 @@ async function loadSpec(
     tensors: await packTensors(description.tensors),
     ...(description.random !== undefined && { random: description.random }),
     device: options.device ?? 'auto',
+    isa: 'auto',
     weights,
+    embeddingWeights: weights,
+    headWeights: weights,
     kvCache,
     contextLength: options.contextLength ?? window.free,
     kvCacheBytes: options.kvCacheBytes ?? 0,
@@ -174,7 +178,7 @@ async function loadNative(addon: NativeAddon, spec: NativeLoadSpec, options: Loa
   const load = translateErrors(() => addon.load(spec, report))
   signal?.addEventListener('abort', load.abort, { once: true })
   try {
-    const model = await load.promise
+    const { model } = await load.promise
     if (!thrown) return model
     await model.close()
     throw thrown.error

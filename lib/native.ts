@@ -38,6 +38,9 @@ export interface NativeTensors {
 
 export const nativeDTypes: readonly NativeDType[] = ['f32', 'f16', 'bf16']
 
+/** Packed formats: native/model/weight_formats.h. */
+export type NativeWeightFormat = 'f32' | 'bf16' | 'int8' | 'int4' | 'int4-offset'
+
 export interface NativeYarn {
   factor: number
   originalMaxPositionEmbeddings: number
@@ -74,7 +77,13 @@ export interface NativeLoadSpec {
   /** Seed of a `random:` model; the tensors are then ignored. */
   random?: bigint
   device: string
-  weights: 'f32' | 'bf16'
+  /** Level of the CPU kernels, `'auto'` = the best that runs here. */
+  isa: string
+  weights: NativeWeightFormat
+  embeddingWeights: NativeWeightFormat
+  headWeights: NativeWeightFormat
+  /** Where packed weights are kept between runs; `name` begins the file's name. Without it nothing is written or read. */
+  weightCache?: { folder: string; name: string }
   kvCache: 'f32' | 'bf16'
   contextLength: number
   kvCacheBytes: number
@@ -198,6 +207,18 @@ export interface NativeModel {
   close(): Promise<void>
 }
 
+/** `written` and `mapped`: the file at `path`; `failed`: it could not be written, and `problem` says why. */
+export interface NativeWeightCacheUse {
+  state: 'off' | 'mapped' | 'written' | 'failed'
+  path: string
+  problem: string
+}
+
+export interface NativeLoaded {
+  model: NativeModel
+  weightCache: NativeWeightCacheUse
+}
+
 export interface NativeAddon {
   abiVersion: number
   cpuInfo(): { isa: string; levels: string[]; physicalCores: number; memoryBytes: number; availableBytes: number }
@@ -214,11 +235,11 @@ export interface NativeAddon {
   load(
     spec: NativeLoadSpec,
     onProgress: (doneBytes: number, totalBytes: number) => void,
-  ): { promise: Promise<NativeModel>; abort(): void }
+  ): { promise: Promise<NativeLoaded>; abort(): void }
 }
 
 /** The protocol's number; `kAbiVersion` in native/node/addon.cc. */
-const ABI_VERSION = 3
+const ABI_VERSION = 4
 
 /** The folder of package.json, found upwards from this file: from dist/ and from source alike. */
 export function packageRoot(): string {

@@ -44,7 +44,10 @@ const spec: NativeLoadSpec = {
   },
   random: 1n,
   device: 'cpu',
+  isa: 'auto',
   weights: 'bf16',
+  embeddingWeights: 'bf16',
+  headWeights: 'bf16',
   kvCache: 'bf16',
   contextLength: 2048,
   kvCacheBytes: 2 ** 26,
@@ -96,7 +99,7 @@ let library: CompiledLibrary
 
 beforeAll(async () => {
   library = compileLibrary()
-  model = await addon.load(spec, () => {}).promise
+  model = (await addon.load(spec, () => {}).promise).model
 })
 afterAll(async () => {
   library.remove()
@@ -134,6 +137,7 @@ const accepts: Record<string, (value: unknown) => boolean> = {
   yarn: (value) => value === undefined || value === null,
   key: (value) => typeof value === 'string',
   device: (value) => typeof value === 'string',
+  isa: (value) => typeof value === 'string',
 }
 const isNumberField = (value: unknown) => typeof value === 'number'
 
@@ -232,7 +236,7 @@ test('a native model is made by load() alone, and its methods want it as this', 
 })
 
 test('after close() calls are CLOSED or do nothing, and close() is idempotent', async () => {
-  const other = await addon.load(spec, () => {}).promise
+  const { model: other } = await addon.load(spec, () => {}).promise
   await Promise.all([other.close(), other.close()])
   expect(codeOf(() => other.submit(request))).toBe('CLOSED')
   expect(codeOf(() => other.stats())).toBe('CLOSED')

@@ -41,6 +41,17 @@ class CpuBackend : public Backend {
                        [&]() -> std::unique_ptr<Weight> { return pack_weight(*pool_, kernels_, use, format, sources); });
   }
 
+  std::string layout() const override { return kWeightLayout; }
+
+  std::span<const std::byte> packed(const Weight& weight) const override {
+    return packed_bytes_of(static_cast<const PackedWeight&>(weight));
+  }
+
+  std::unique_ptr<Weight> adopt(WeightUse use, WeightFormat format, int64_t rows, int64_t cols,
+                                std::span<const std::byte> bytes, std::shared_ptr<const void> owner) override {
+    return adopt_weight(use, format, rows, cols, bytes, std::move(owner));
+  }
+
   int64_t kv_block_bytes(const Program& program, DType dtype) const override {
     return CpuKvCache::block_bytes(program, dtype);
   }

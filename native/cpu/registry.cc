@@ -5,9 +5,18 @@
 
 namespace qwen3 {
 
-std::unique_ptr<Backend> create_backend(std::string_view device, int threads) {
+std::unique_ptr<Weight> Backend::adopt(WeightUse, WeightFormat, int64_t, int64_t, std::span<const std::byte>,
+                                       std::shared_ptr<const void>) {
+  throw Error(ErrorCode::kUnsupported, "the weights of this device cannot be kept in a file", "weightCache");
+}
+
+std::unique_ptr<Backend> create_backend(std::string_view device, int threads, std::string_view isa) {
+  if (device == "auto" || device == "cpu") return create_cpu_backend(threads, isa);
+  if (isa != "auto") {
+    throw Error(ErrorCode::kInvalidArgument, "isa is for the CPU; use 'auto' with device '" + std::string(device) + "'",
+                "isa");
+  }
   if (device == "reference") return create_reference_backend();
-  if (device == "auto" || device == "cpu") return create_cpu_backend(threads, "auto");
   if (device.starts_with("cuda")) {
     throw Error(ErrorCode::kUnsupported,
                 "this version runs on the CPU only; load the model with device 'auto' or 'cpu'", "device");

@@ -22,26 +22,33 @@ Runtime& Runtime::get() {
   return *runtime;
 }
 
-std::shared_ptr<Backend> Runtime::backend(const std::string& device, int threads) {
+std::shared_ptr<Backend> Runtime::backend(const std::string& device, int threads, const std::string& isa) {
   if (threads < 0) {
     throw Error(ErrorCode::kInvalidArgument,
                 "threads must be 0 (physical cores) or more, received " + std::to_string(threads), "threads");
   }
   const std::lock_guard lock(mutex_);
-  const auto known = backends_.find({device, threads});
+  const auto known = backends_.find({device, threads, isa});
   if (known != backends_.end()) return known->second;
-  std::shared_ptr<Backend> made = create_backend(device, threads);
+  std::shared_ptr<Backend> made = create_backend(device, threads, isa);
   for (const auto& [key, backend] : backends_) {  // another name for the same device
-    if (key.second == threads && backend->name() == made->name()) made = backend;
+    const auto& [other_device, other_threads, other_isa] = key;
+    if (other_threads == threads && other_isa == isa && backend->name() == made->name()) made = backend;
   }
-  backends_[{device, threads}] = made;
+  backends_[{device, threads, isa}] = made;
   return made;
+}
+
+Runtime::Key Runtime::key_of(const std::string& key, const Backend& backend, const WeightFormats& formats) {
+  const std::string layout = backend.layout();
+  return {key, layout, layout.empty() ? &backend : nullptr, formats};
 }
 
 std::shared_ptr<const Model> Runtime::load(const std::string& key, const ModelConfig& config,
                                            const WeightsSource& source, const std::shared_ptr<Backend>& backend,
-                                           WeightFormat format, const LoadProgress& progress) {
-  const Key full_key{key, backend.get(), format};
+                                           const WeightFormats& formats, const LoadProgress& progress,
+                                           const WeightCache& cache) {
+  const Key full_key = key_of(key, *backend, formats);
   std::unique_lock lock(mutex_);
   // Entries whose model is gone and that nobody is using are dropped here, so that the map does not grow.
   std::erase_if(models_, [&](const auto& item) {
@@ -78,7 +85,7 @@ std::shared_ptr<const Model> Runtime::load(const std::string& key, const ModelCo
       entry->total = total;
       if (progress.report) progress.report(done, total);
     };
-    std::shared_ptr<const Model> model = Model::load(config, source, *backend, format, shared);
+    std::shared_ptr<const Model> model = Model::load(config, source, *backend, formats, shared, cache);
     finish(model);
     return model;
   } catch (...) {
@@ -87,9 +94,9 @@ std::shared_ptr<const Model> Runtime::load(const std::string& key, const ModelCo
   }
 }
 
-bool Runtime::holds(const std::string& key, const std::shared_ptr<Backend>& backend, WeightFormat format) {
+bool Runtime::holds(const std::string& key, const std::shared_ptr<Backend>& backend, const WeightFormats& formats) {
   const std::lock_guard lock(mutex_);
-  const auto known = models_.find(Key{key, backend.get(), format});
+  const auto known = models_.find(key_of(key, *backend, formats));
   return known != models_.end() && !known->second->model.expired();
 }
 

@@ -23,23 +23,26 @@ class Runtime {
   static Runtime& get();
 
   // Equal arguments give the same backend; "auto" is whatever it stands for. threads: 0 = physical cores. Throws
-  // Error(kUnsupported, "device") for devices that this build lacks.
-  std::shared_ptr<Backend> backend(const std::string& device, int threads);
+  // Error(kUnsupported) for devices that this build lacks ("device") and instruction sets that the machine lacks
+  // ("isa").
+  std::shared_ptr<Backend> backend(const std::string& device, int threads, const std::string& isa = "auto");
 
-  // Packed weights under the caller's key (real path, mtime, ...; the format and backend are added here). While a model
-  // of that key lives it is returned at once. Of calls with one key at a time, one loads and the others wait for it,
-  // each until its own `progress.cancelled`; when the loading one fails or is cancelled, another takes over. Throws
-  // what Model::load throws.
+  // Packed weights under the caller's key (real path, mtime, ...; the formats and the backend's layout are added here:
+  // backends of one layout share weights). While a model of that key lives it is returned at once. Of calls with one
+  // key at a time, one loads and the others wait for it, each until its own `progress.cancelled`; when the loading one
+  // fails or is cancelled, another takes over. Throws what Model::load throws.
   std::shared_ptr<const Model> load(const std::string& key, const ModelConfig& config, const WeightsSource& source,
-                                    const std::shared_ptr<Backend>& backend, WeightFormat format,
-                                    const LoadProgress& progress);
+                                    const std::shared_ptr<Backend>& backend, const WeightFormats& formats,
+                                    const LoadProgress& progress, const WeightCache& cache = {});
 
   // True while packed weights of that key live, so that loading it again takes no memory for them. Only a moment's
   // truth.
-  bool holds(const std::string& key, const std::shared_ptr<Backend>& backend, WeightFormat format);
+  bool holds(const std::string& key, const std::shared_ptr<Backend>& backend, const WeightFormats& formats);
 
  private:
-  using Key = std::tuple<std::string, const Backend*, WeightFormat>;
+  // The backend alone where it has no layout to share.
+  using Key = std::tuple<std::string, std::string, const Backend*, WeightFormats>;
+  static Key key_of(const std::string& key, const Backend& backend, const WeightFormats& formats);
   struct Entry {
     std::weak_ptr<const Model> model;
     bool loading = false;
@@ -49,7 +52,7 @@ class Runtime {
   Runtime() = default;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<std::pair<std::string, int>, std::shared_ptr<Backend>> backends_;
+  std::map<std::tuple<std::string, int, std::string>, std::shared_ptr<Backend>> backends_;  // device, threads, isa
   std::map<Key, std::shared_ptr<Entry>> models_;
 };
 

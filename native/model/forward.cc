@@ -31,7 +31,8 @@ class Recorder {
 }  // namespace
 
 std::shared_ptr<const Program> record_forward(const ModelConfig& c, const std::optional<YarnConfig>& yarn,
-                                              DType linear_input) {
+                                              const WeightFormats& formats) {
+  const DType linear_input = formats.linear_input();
   auto program = std::make_shared<Program>();
   Program& p = *program;
   p.n_layers = c.n_layers, p.n_q_heads = c.n_q_heads, p.n_kv_heads = c.n_kv_heads, p.head_dim = c.head_dim;
@@ -41,7 +42,7 @@ std::shared_ptr<const Program> record_forward(const ModelConfig& c, const std::o
 
   const int64_t q_cols = int64_t{c.n_q_heads} * c.head_dim, kv_cols = int64_t{c.n_kv_heads} * c.head_dim;
   const float eps = c.rms_norm_eps;
-  const WeightPlan w = plan_weights(c);
+  const WeightPlan w = plan_weights(c, formats);
   Recorder record(p);
   const BufferId x = record.buffer("residual", c.hidden, DType::kF32);
   const BufferId normed = record.buffer("normed", c.hidden, linear_input);
@@ -49,6 +50,8 @@ std::shared_ptr<const Program> record_forward(const ModelConfig& c, const std::o
   const BufferId q = record.buffer("q", q_cols, linear_input);
   const BufferId attended = record.buffer("attended", q_cols, linear_input);
   const BufferId ffn = record.buffer("ffn", c.ffn, linear_input);
+  const BufferId final_normed =
+      formats.head_input() == linear_input ? normed : record.buffer("final_normed", c.hidden, formats.head_input());
 
   record("embed", EmbedOp{w.embedding, x});
   for (int32_t i = 0; i < c.n_layers; ++i) {
@@ -69,8 +72,8 @@ std::shared_ptr<const Program> record_forward(const ModelConfig& c, const std::o
     }
   }
   record.end_layers();
-  record("final_norm", RmsNormOp{x, w.final_norm, normed, eps});
-  record("logits", LogitsOp{normed, w.lm_head});
+  record("final_norm", RmsNormOp{x, w.final_norm, final_normed, eps});
+  record("logits", LogitsOp{final_normed, w.lm_head});
   return program;
 }
 

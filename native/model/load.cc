@@ -4,10 +4,13 @@
 #include <utility>
 
 #include "core/checked.h"
+#include "core/checksum.h"
 #include "core/memory.h"
 #include "core/status.h"
 #include "model/checkpoint.h"
 #include "model/model.h"
+#include "model/random_weights.h"
+#include "model/weight_file.h"
 #include "model/weight_plan.h"
 
 namespace qwen3 {
@@ -63,16 +66,17 @@ int64_t source_bytes(const MatrixSource& source) {
   return source.rows * source.cols * dtype_bytes(source.dtype);
 }
 
-int64_t plan_bytes(const WeightPlan& plan, const Backend& backend, WeightFormat format) {
+int64_t plan_bytes(const WeightPlan& plan, const Backend& backend) {
   int64_t total = 0;
   for (const WeightSpec& spec : plan.specs) {
-    total = checked_add(total, backend.packed_bytes(spec.use, format, spec.rows, spec.cols));
+    total = checked_add(total, backend.packed_bytes(spec.use, spec.format, spec.rows, spec.cols));
   }
   return total;
 }
 
-std::vector<std::shared_ptr<const Weight>> pack_all(const WeightPlan& plan, Checkpoint& checkpoint, Backend& backend,
-                                                    WeightFormat format, const LoadProgress& progress) {
+using Weights = std::vector<std::shared_ptr<const Weight>>;
+
+Weights pack_all(const WeightPlan& plan, Checkpoint& checkpoint, Backend& backend, const LoadProgress& progress) {
   // Every tensor is found and checked before the first byte is packed: a damaged checkpoint fails at once.
   std::vector<std::vector<MatrixSource>> sources;
   int64_t total = 0;
@@ -84,34 +88,91 @@ std::vector<std::shared_ptr<const Weight>> pack_all(const WeightPlan& plan, Chec
     }
   }
   Meter meter(progress, total);
-  std::vector<std::shared_ptr<const Weight>> weights;
+  Weights weights;
   for (size_t i = 0; i < plan.specs.size(); ++i) {
     meter.check();
     for (MatrixSource& source : sources[i]) source = metered(std::move(source), meter);
-    weights.push_back(backend.pack(plan.specs[i].use, format, sources[i]));
+    weights.push_back(backend.pack(plan.specs[i].use, plan.specs[i].format, sources[i]));
     sources[i].clear();
+  }
+  return weights;
+}
+
+// Everything that decides the packed bytes beside the plan's shapes and formats: which tensors they are read from, and
+// how they are packed.
+std::string cache_identity(const WeightsSource& source, const WeightPlan& plan, const Backend& backend,
+                           const WeightCache& cache) {
+  std::string tensors;
+  for (const TensorRef& ref : source.tensors) {
+    tensors += ref.name + '\n' + ref.path + '\n' + std::to_string(ref.offset) + ' ' + std::to_string(ref.bytes) + ' ' +
+               std::to_string(static_cast<int>(ref.dtype));
+    for (const int64_t n : ref.shape) tensors += ' ' + std::to_string(n);
+    tensors += '\n';
+  }
+  for (const WeightSpec& spec : plan.specs) {
+    for (const TensorSpec& tensor : spec.tensors) tensors += tensor.name + '\n';
+  }
+  const std::string generator =
+      source.random ? "random " + std::to_string(kRandomWeightsVersion) + " seed " + std::to_string(source.seed) + '\n'
+                    : "";
+  return "layout " + backend.layout() + "\nsource " + cache.key + '\n' + generator + "tensors " +
+         std::to_string(checksum(tensors.data(), tensors.size())) + '\n';
+}
+
+std::string cache_path(const WeightCache& cache, const WeightFormats& formats, const Backend& backend) {
+  const std::string folder = cache.folder.ends_with('/') ? cache.folder : cache.folder + '/';
+  std::string path = folder + cache.name + '-' + weight_format_name(formats.weights);
+  for (const WeightFormat format : {formats.embedding, formats.head}) {
+    if (formats != WeightFormats(formats.weights)) path += std::string("-") + weight_format_name(format);
+  }
+  return path + '-' + backend.layout() + ".weights";
+}
+
+// The weights out of the cache or packed, and then kept in it.
+Weights cached_weights(const WeightsSource& source, const WeightPlan& plan, Backend& backend,
+                       const WeightFormats& formats, const LoadProgress& progress, const WeightCache& cache,
+                       WeightCacheUse& use) {
+  Checkpoint checkpoint(source);
+  if (cache.folder.empty()) return pack_all(plan, checkpoint, backend, progress);
+  use.state = WeightCacheUse::State::kFailed;
+  if (backend.layout().empty()) {
+    use.problem = "the weights of this device cannot be kept in a file";
+    return pack_all(plan, checkpoint, backend, progress);
+  }
+  use.path = cache_path(cache, formats, backend);
+  const WeightFile file(use.path, cache_identity(source, plan, backend, cache), plan, backend);
+  Weights weights = file.read({progress.report, progress.cancelled}, &use.problem);
+  if (!weights.empty()) {
+    use.state = WeightCacheUse::State::kMapped;
+    use.problem.clear();
+    return weights;
+  }
+  weights = pack_all(plan, checkpoint, backend, progress);
+  if (file.write(weights, {nullptr, progress.cancelled}, &use.problem)) {
+    use.state = WeightCacheUse::State::kWritten;
+    use.problem.clear();
   }
   return weights;
 }
 
 }  // namespace
 
-int64_t Model::weight_bytes(const ModelConfig& config, const Backend& backend, WeightFormat format) {
+int64_t Model::weight_bytes(const ModelConfig& config, const Backend& backend, const WeightFormats& formats) {
   config.validate();
-  return plan_bytes(plan_weights(config), backend, format);
+  return plan_bytes(plan_weights(config, formats), backend);
 }
 
 std::shared_ptr<const Model> Model::load(const ModelConfig& config, const WeightsSource& source, Backend& backend,
-                                         WeightFormat format, const LoadProgress& progress) {
+                                         const WeightFormats& formats, const LoadProgress& progress,
+                                         const WeightCache& cache) {
   config.validate();
   try {
-    const WeightPlan plan = plan_weights(config);
-    require_memory(checked_add(plan_bytes(plan, backend, format), kReserveBytes), "the model");
-    Checkpoint checkpoint(source);
+    const WeightPlan plan = plan_weights(config, formats);
+    require_memory(checked_add(plan_bytes(plan, backend), kReserveBytes), "the model");
     std::shared_ptr<Model> model(new Model());
     model->config_ = config;
-    model->format_ = format;
-    model->weights_ = pack_all(plan, checkpoint, backend, format, progress);
+    model->formats_ = formats;
+    model->weights_ = cached_weights(source, plan, backend, formats, progress, cache, model->cache_use_);
     return model;
   } catch (const std::bad_alloc&) {
     throw Error(ErrorCode::kOutOfMemory, "memory ran out while the model was loaded; nothing was kept");
@@ -119,7 +180,7 @@ std::shared_ptr<const Model> Model::load(const ModelConfig& config, const Weight
 }
 
 std::shared_ptr<const Program> Model::program(const std::optional<YarnConfig>& yarn) const {
-  return record_forward(config_, yarn, format_ == WeightFormat::kF32 ? DType::kF32 : DType::kBF16);
+  return record_forward(config_, yarn, formats_);
 }
 
 }  // namespace qwen3

@@ -7,6 +7,9 @@
 
 namespace qwen3 {
 
+// Changes with the formulas below: packed weights that are kept in files name it.
+constexpr int kRandomWeightsVersion = 1;
+
 // Rows of a synthetic checkpoint tensor as bf16, a pure function of (seed, tensor name, element index) on every
 // machine:
 //   matrix  value = channel[col] * heavy(g) / sqrt(cols)     g ~ sum of four bytes, standard deviation 1, nearly normal

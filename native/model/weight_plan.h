@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "model/weight_formats.h"
 #include "ops/backend.h"
 
 namespace qwen3 {
@@ -19,6 +20,7 @@ struct TensorSpec {
 // One packed weight and the checkpoint tensors that are stacked along rows to make it.
 struct WeightSpec {
   WeightUse use = WeightUse::kLinear;
+  WeightFormat format = WeightFormat::kBF16;  // kF32 for vectors
   std::vector<TensorSpec> tensors;
   int64_t rows = 0, cols = 0;  // of the stack
 };
@@ -33,11 +35,12 @@ struct LayerWeights {
 // Which weights a model has and how they are numbered: the loader packs `specs` in order, forward() names them by id.
 struct WeightPlan {
   std::vector<WeightSpec> specs;                                    // [n_weights]
-  WeightId embedding = kNone, final_norm = kNone, lm_head = kNone;  // lm_head == embedding when tied
+  WeightId embedding = kNone, final_norm = kNone, lm_head = kNone;  // lm_head == embedding when one table serves both
   std::vector<LayerWeights> layers;
 };
 
-// `config` must be valid.
-WeightPlan plan_weights(const ModelConfig& config);
+// `config` must be valid. Tied embeddings are one table when both uses have one format, else the checkpoint's tensor is
+// packed twice.
+WeightPlan plan_weights(const ModelConfig& config, const WeightFormats& formats = {});
 
 }  // namespace qwen3

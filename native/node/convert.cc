@@ -235,9 +235,13 @@ LoadSpec load_spec_from_js(const Napi::Value& value) {
   spec.device = fields.string("device");
   spec.config = config_from(fields.object("config"));
   spec.threads = fields.integer32("threads");
-  const std::string weights = fields.string("weights");
-  if (weights != "f32" && weights != "bf16") unknown("weights", weights);
-  spec.weights = weights == "f32" ? WeightFormat::kF32 : WeightFormat::kBF16;
+  spec.isa = fields.string("isa");
+  const auto format = [&](const char* name) { return weight_format_from(fields.string(name), name); };
+  spec.formats = {format("weights"), format("embeddingWeights"), format("headWeights")};
+  if (fields.has("weightCache")) {
+    const Fields cache = fields.object("weightCache");
+    spec.cache = {cache.string("folder"), cache.string("name"), spec.key};
+  }
   spec.engine = engine_options_from(fields);
   // The source is what lib/ says: a seed makes a synthetic model, otherwise the listed tensors are read.
   if (fields.has("random")) {
@@ -307,6 +311,27 @@ Napi::Object stats_to_js(Napi::Env env, const EngineStats& stats) {
   Napi::Float64Array counts = Napi::Float64Array::New(env, stats.expert_counts.size());
   for (size_t i = 0; i < stats.expert_counts.size(); ++i) counts[i] = static_cast<double>(stats.expert_counts[i]);
   object.Set("expertCounts", counts);
+  return object;
+}
+
+Napi::Object weight_cache_to_js(Napi::Env env, const WeightCacheUse& use) {
+  const auto state = [&] {
+    switch (use.state) {
+      case WeightCacheUse::State::kOff:
+        return "off";
+      case WeightCacheUse::State::kMapped:
+        return "mapped";
+      case WeightCacheUse::State::kWritten:
+        return "written";
+      case WeightCacheUse::State::kFailed:
+        return "failed";
+    }
+    return "off";
+  };
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("state", state());
+  object.Set("path", use.path);
+  object.Set("problem", use.problem);
   return object;
 }
 

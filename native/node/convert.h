@@ -19,8 +19,10 @@ struct LoadSpec {
   ModelConfig config;
   WeightsSource source;  // its tensors are still packed
   PackedTensors tensors;
-  WeightFormat weights = WeightFormat::kBF16;
+  WeightFormats formats;
+  WeightCache cache;
   int threads = 0;
+  std::string isa;
   EngineOptions engine;
 };
 
@@ -28,5 +30,6 @@ LoadSpec load_spec_from_js(const Napi::Value& value);
 Request request_from_js(const Napi::Value& value);
 Napi::Object output_to_js(Napi::Env env, const RequestOutput& output);
 Napi::Object stats_to_js(Napi::Env env, const EngineStats& stats);
+Napi::Object weight_cache_to_js(Napi::Env env, const WeightCacheUse& use);
 
 }  // namespace qwen3::node

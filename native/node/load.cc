@@ -40,7 +40,10 @@ class LoadJob : public Job {
     if (failure_) {
       deferred_.Reject(to_js_error(env, *failure_).Value());
     } else {
-      deferred_.Resolve(NativeModel::create(env, std::move(model_)));
+      Napi::Object result = Napi::Object::New(env);
+      result.Set("model", NativeModel::create(env, std::move(model_)));
+      result.Set("weightCache", weight_cache_to_js(env, cache_use_));
+      deferred_.Resolve(result);
     }
   }
 
@@ -48,7 +51,7 @@ class LoadJob : public Job {
   void load() {
     if (!spec_.source.random) spec_.source.tensors = unpack(spec_.tensors);
     Runtime& runtime = Runtime::get();
-    const std::shared_ptr<Backend> backend = runtime.backend(spec_.device, spec_.threads);
+    const std::shared_ptr<Backend> backend = runtime.backend(spec_.device, spec_.threads, spec_.isa);
     LoadProgress progress;
     progress.cancelled = &cancelled_;
     progress.report = [this](int64_t done_bytes, int64_t total_bytes) {
@@ -57,7 +60,8 @@ class LoadJob : public Job {
       queue_->push_progress(shared_from_this());
     };
     std::shared_ptr<const Model> model =
-        runtime.load(spec_.key, spec_.config, spec_.source, backend, spec_.weights, progress);
+        runtime.load(spec_.key, spec_.config, spec_.source, backend, spec_.formats, progress, spec_.cache);
+    cache_use_ = model->cache_use();
     std::unique_ptr<Engine> engine =
         Engine::create(model, backend, spec_.engine,
                        [queue = queue_](std::vector<RequestOutput>&& outputs) { queue->push(std::move(outputs)); });
@@ -71,6 +75,7 @@ class LoadJob : public Job {
   std::atomic<int64_t> done_bytes_{0}, total_bytes_{0};
   std::optional<Failure> failure_;
   std::shared_ptr<ModelHandle> model_;
+  WeightCacheUse cache_use_;
 };
 
 // Sizes that a load would take. Recording the forward pass of a large mixture of experts takes milliseconds, hence a
@@ -82,11 +87,10 @@ class PlanJob : public Job {
   void run() noexcept override {
     try {
       spec_.config.validate();
-      const std::shared_ptr<Backend> backend = Runtime::get().backend(spec_.device, spec_.threads);
-      held_ = Runtime::get().holds(spec_.key, backend, spec_.weights);
-      weight_bytes_ = Model::weight_bytes(spec_.config, *backend, spec_.weights);
-      const DType linear_input = spec_.weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
-      const auto program = record_forward(spec_.config, spec_.engine.yarn, linear_input);
+      const std::shared_ptr<Backend> backend = Runtime::get().backend(spec_.device, spec_.threads, spec_.isa);
+      held_ = Runtime::get().holds(spec_.key, backend, spec_.formats);
+      weight_bytes_ = Model::weight_bytes(spec_.config, *backend, spec_.formats);
+      const auto program = record_forward(spec_.config, spec_.engine.yarn, spec_.formats);
       block_bytes_ = backend->kv_block_bytes(*program, spec_.engine.kv_dtype);
     } catch (...) {
       failure_ = describe(std::current_exception());

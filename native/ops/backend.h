@@ -1,9 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -79,6 +81,20 @@ class Backend {
   virtual int64_t packed_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t cols) const = 0;
   // Reads and packs in parallel. Throws Error(kOutOfMemory) and what the sources throw.
   virtual std::unique_ptr<Weight> pack(WeightUse use, WeightFormat format, std::span<const MatrixSource> sources) = 0;
+  // Names what the packed bytes mean, e.g. "cpu-1": the layout, and a number that changes with the layout or with the
+  // arithmetic of packing. Backends of equal, non-empty layouts read each other's weights, so these are shared, and may
+  // be kept in a file between runs. Empty: the weights belong to this backend alone.
+  virtual std::string layout() const { return {}; }
+  // The packed bytes of a weight that pack() or adopt() made, packed_bytes() of them; empty when they are not in host
+  // memory, and then nothing is cached.
+  virtual std::span<const std::byte> packed(const Weight& weight) const {
+    (void)weight;
+    return {};
+  }
+  // The weight whose packed() bytes these are, without a copy; `rows` as for packed_bytes. `owner` keeps them mapped.
+  // `bytes` starts on a 64-byte boundary. Throws Error(kInvalidArgument) when their number is not packed_bytes().
+  virtual std::unique_ptr<Weight> adopt(WeightUse use, WeightFormat format, int64_t rows, int64_t cols,
+                                        std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
   virtual int64_t kv_block_bytes(const Program& program, DType dtype) const = 0;  // K and V, all layers, one block
   virtual std::unique_ptr<KvCache> create_kv_cache(const Program& program, DType dtype, int64_t n_blocks) = 0;
   // `weights[id]` for every WeightId of the program; they outlive the executable (shared_ptr held by it).
@@ -89,7 +105,8 @@ class Backend {
 
 // The backend that a device name asks for: "auto", "cpu", "reference" (cpu/registry.cc). Throws Error(kUnsupported,
 // "device") for names that this build has no backend for: there is no silent fallback. threads: 0 = physical cores.
-std::unique_ptr<Backend> create_backend(std::string_view device, int threads);
+// isa: as for create_cpu_backend; other devices take "auto" only.
+std::unique_ptr<Backend> create_backend(std::string_view device, int threads, std::string_view isa = "auto");
 
 // cpu/backend.cc: kernels chosen by what the machine can do. `isa`: "auto", "scalar", "avx2", "avx512", "avx512bf16";
 // a level that the machine lacks throws Error(kUnsupported). threads: 0 = physical cores (affinity and cgroup limits

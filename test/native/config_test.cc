@@ -154,7 +154,7 @@ void programs() {
   ModelConfig c = tiny_moe_config();
   c.moe_layer = {0, 1};
   c.tied_embeddings = false;
-  const auto program = record_forward(c, YarnConfig{}, DType::kBF16);
+  const auto program = record_forward(c, YarnConfig{}, WeightFormat::kBF16);
   CHECK(program->ops.size() == program->op_names.size() && program->rope_tables.size() == 2);
   CHECK(program->op_names[1] == "layers.0.attention_norm" && program->op_names.back() == "logits");
   int moe = 0, dense = 0;
@@ -169,7 +169,7 @@ void programs() {
     }
   }
   CHECK(moe == 1 && dense == 1);
-  CHECK(record_forward(c, std::nullopt, DType::kF32)->rope_tables.size() == 1);
+  CHECK(record_forward(c, std::nullopt, WeightFormat::kF32)->rope_tables.size() == 1);
 }
 
 }  // namespace
