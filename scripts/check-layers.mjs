@@ -12,6 +12,7 @@ const nativeMayInclude = {
   model: ['core', 'ops', 'model'],
   engine: ['core', 'ops', 'model', 'engine'],
   cpu: ['core', 'ops', 'cpu'],
+  cuda: ['core', 'ops', 'cuda'],
   node: ['core', 'ops', 'model', 'engine', 'cpu', 'node'],
 }
 
