@@ -32,7 +32,7 @@ struct EngineOptions {
 struct EngineStats {
   int64_t running = 0, waiting = 0, total_blocks = 0, free_blocks = 0, cached_blocks = 0, block_bytes = 0,
           weight_bytes = 0;
-  int64_t steps = 0, prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;
+  int64_t steps = 0, prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0, draft_tokens = 0, accepted_tokens = 0;
   std::vector<int64_t> expert_counts;  // [n_layers * n_experts]
 };
 

@@ -48,11 +48,19 @@ struct SamplingParams {
   int32_t top_logprobs = -1;  // -1 none, 0 chosen token's only, n: that many alternatives (log-softmax of raw logits)
 };
 
+// Drafts of a sequence's next tokens, taken from its own text (prompt_lookup.h) and verified in one step with the token
+// before them. A draft token stands when it is the token that is chosen at its place: speculation changes no token.
+struct Speculation {
+  int32_t max_draft = 0;  // most tokens drafted for one step, 0 = no speculation
+  int32_t min_ngram = 2, max_ngram = 4;
+};
+
 struct Request {
   std::vector<int32_t> prompt;
   SamplingParams sampling;
   SegmentPlan segments;
-  int64_t max_tokens = -1;   // of generated tokens (forced ones included), -1 = the remaining context
+  int64_t max_tokens = -1;  // of generated tokens (forced ones included), -1 = the remaining context
+  Speculation speculation;
   std::vector<int32_t> eos;  // ids that end the generation
   bool ignore_eos = false;
   std::vector<std::string> stop;    // UTF-8 byte strings, matched in the answer segment only
@@ -75,6 +83,7 @@ struct OutputToken {
 struct Usage {
   int64_t prompt_tokens = 0, cached_tokens = 0, thinking_tokens = 0, answer_tokens = 0, tool_call_tokens = 0,
           forced_tokens = 0;  // the last four sum to the completion's tokens; tags count in their segment
+  int64_t draft_tokens = 0, accepted_tokens = 0;  // run as drafts; of these, chosen and kept
   double queue_ms = 0, prefill_ms = 0, first_token_ms = 0, decode_ms = 0, rescale_ms = 0;
 };
 

@@ -7,6 +7,9 @@
 namespace qwen3 {
 namespace {
 
+// A draft must promise so many times the tokens per millisecond that the step has without it.
+constexpr double kWorthwhile = 1.01;
+
 void insert_by_age(std::vector<Sequence*>& list, Sequence* sequence) {
   list.insert(std::upper_bound(list.begin(), list.end(), sequence,
                                [](const Sequence* a, const Sequence* b) { return a->arrival < b->arrival; }),
@@ -58,7 +61,7 @@ void Scheduler::restart(Sequence* sequence) {
   release_blocks(sequence, true);
   std::erase(running_, sequence);
   std::erase(waiting_, sequence);
-  std::erase_if(chosen_, [&](const auto& choice) { return choice.first == sequence; });
+  std::erase_if(chosen_, [&](const auto& choice) { return choice.sequence == sequence; });
   insert_by_age(waiting_, sequence);
 }
 
@@ -132,7 +135,7 @@ void Scheduler::choose_decodes() {
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence* const s = running_[i];
     if (s->size() - s->computed != 1 || s->request().want_score) continue;
-    if (ensure_blocks(s, s->size())) chosen_.emplace_back(s, 1);
+    if (ensure_blocks(s, s->size())) chosen_.push_back({s, 1});
   }
 }
 
@@ -150,7 +153,50 @@ void Scheduler::choose_prefills() {
     if (rows == 0 || !ensure_blocks(s, s->computed + rows)) continue;
     if (s->request().want_score) score_left -= rows;
     rows_left -= rows;
-    chosen_.emplace_back(s, static_cast<int32_t>(rows));
+    chosen_.push_back({s, static_cast<int32_t>(rows)});
+  }
+}
+
+// Blocks for n draft tokens, taken only while every running sequence can still grow by one. How many of them fit.
+int32_t Scheduler::reserve_draft(Sequence* s, int64_t n) {
+  while (static_cast<int64_t>(s->blocks.size()) < blocks_for(s->size() + n)) {
+    const bool ample = pool_.available() > static_cast<int32_t>(running_.size());
+    const int32_t block = ample ? allocate() : -1;
+    if (block < 0) break;
+    s->blocks.push_back(block);
+  }
+  return static_cast<int32_t>(std::min(n, static_cast<int64_t>(s->blocks.size()) * kBlockSize - s->size()));
+}
+
+// Every sequence that gets a token from this step, the oldest first, may add the rows that raise the expected tokens
+// per millisecond of the whole step the most. Where a row costs its full share that is only what is all but certain.
+void Scheduler::choose_drafts(const StepCost& cost) {
+  int64_t rows = 0, room = options_.prefill_chunk;
+  double tokens = 0;  // expected of this step
+  for (const Choice& choice : chosen_) {
+    rows += choice.n_rows;
+    if (choice.n_rows > 1) room -= choice.n_rows;
+    tokens += choice.sequence->computed + choice.n_rows == choice.sequence->size() ? 1 : 0;
+  }
+  room = std::min<int64_t>(room, options_.draft_rows);
+  for (Choice& choice : chosen_) {
+    Sequence* const s = choice.sequence;
+    if (!s->lookup || room <= 0 || s->computed + choice.n_rows != s->size()) continue;
+    int64_t most = std::min(room, s->remaining() - 1);
+    if (s->rope_table == 0) most = std::min(most, options_.unscaled_tokens - s->size());
+    const auto proposal = s->lookup->propose(s->tokens, most);
+    double best_rate = kWorthwhile * tokens / cost.of(rows), expected = tokens, best_tokens = tokens;
+    size_t best = 0;
+    for (size_t n = 1; n <= proposal.size(); ++n) {
+      expected += proposal[n - 1].chance;
+      const double rate = expected / cost.of(rows + static_cast<int64_t>(n));
+      if (rate > best_rate) best_rate = rate, best = n, best_tokens = expected;
+    }
+    if (best == 0) continue;
+    choice.draft = proposal.first(static_cast<size_t>(reserve_draft(s, static_cast<int64_t>(best))));
+    room -= static_cast<int64_t>(choice.draft.size());
+    rows += static_cast<int64_t>(choice.draft.size());
+    tokens = best_tokens;
   }
 }
 
@@ -159,37 +205,40 @@ void Scheduler::build() {
   plan_.tokens.clear();
   plan_.sequences.clear();
   plan_.logits_rows.clear();
-  for (const auto& [s, rows] : chosen_) {
-    const int32_t row = static_cast<int32_t>(plan_.tokens.size());
+  plan_.decodes_only = true;
+  for (const auto& [s, rows, draft] : chosen_) {
+    const int32_t row = static_cast<int32_t>(plan_.tokens.size()), n_draft = static_cast<int32_t>(draft.size());
     const int64_t end = s->computed + rows;
-    PlanEntry entry{s, rows, static_cast<int32_t>(plan_.logits_rows.size()), 0};
+    PlanEntry entry{s, rows, n_draft, row, static_cast<int32_t>(plan_.logits_rows.size()), 0};
     if (s->request().want_score) {
       entry.n_logits = static_cast<int32_t>(std::min(end, s->size() - 1) - s->computed);
     } else if (end == s->size()) {
-      entry.n_logits = 1;
+      entry.n_logits = 1 + n_draft;
     }
     const int32_t first = s->request().want_score ? row : row + rows - 1;
     for (int32_t i = 0; i < entry.n_logits; ++i) plan_.logits_rows.push_back(first + i);
     plan_.tokens.insert(plan_.tokens.end(), s->tokens.begin() + s->computed, s->tokens.begin() + end);
+    for (const PromptLookup::Draft& guess : draft) plan_.tokens.push_back(guess.token);
     const std::span<const int32_t> blocks = s->blocks;
-    plan_.sequences.push_back(
-        {row, rows, static_cast<int32_t>(s->computed), blocks.first(blocks_for(end)), s->rope_table});
+    plan_.sequences.push_back({row, rows + n_draft, static_cast<int32_t>(s->computed),
+                               blocks.first(blocks_for(end + n_draft)), s->rope_table});
     plan_.entries.push_back(entry);
+    plan_.decodes_only = plan_.decodes_only && rows == 1;
   }
 }
 
-const StepPlan& Scheduler::plan() {
+const StepPlan& Scheduler::plan(const StepCost& cost) {
   chosen_.clear();
   admit();
   choose_decodes();
   choose_prefills();
+  choose_drafts(cost);
   build();
   return plan_;
 }
 
-void Scheduler::advance(const PlanEntry& entry) {
-  Sequence* const s = entry.sequence;
-  s->computed += entry.n_rows;
+void Scheduler::advance(Sequence* s, int32_t n_tokens) {
+  s->computed += n_tokens;
   const std::span<const int32_t> tokens = s->tokens;
   for (; (s->recorded + 1) * kBlockSize <= s->computed; ++s->recorded) {
     const int64_t i = s->recorded;

@@ -17,6 +17,7 @@ Sequence::Sequence(int64_t request_id, Request&& request, const TokenTable& tabl
       submitted_ms_(submitted_ms) {
   output_.request_id = id;
   usage.prompt_tokens = prompt_tokens;
+  if (generates() && request_.speculation.max_draft > 0) lookup.emplace(request_.speculation, tokens);
 }
 
 bool Sequence::is_eos(int32_t token) const {
@@ -38,6 +39,7 @@ void Sequence::count(const OutputToken& token) {
 bool Sequence::append(OutputToken token, TokenLogprob&& logprob) {
   tokens.push_back(token.id);
   if (!token.forced) counts.add_generated(token.id);
+  if (lookup) lookup->push(tokens, !token.forced);
   count(token);
   output_.tokens.push_back(token);
   if (request_.sampling.top_logprobs >= 0) output_.logprobs.push_back(std::move(logprob));

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "engine/block_pool.h"
+#include "engine/prompt_lookup.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/segment_machine.h"
@@ -43,6 +45,7 @@ class Sequence {
   int64_t limit = 0;  // most tokens, prompt and generated
   SegmentMachine machine;
   TokenCounts counts;
+  std::optional<PromptLookup> lookup;  // when the request speculates
 
   // In the cache: keys and values of tokens[0, computed) lie in `blocks`; the first `recorded` blocks are in the pool's
   // tree.

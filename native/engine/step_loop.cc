@@ -26,11 +26,12 @@ void check_options(const EngineOptions& o, const ModelConfig& config) {
   }
 }
 
-Scheduler::Options scheduler_options(const EngineOptions& o) {
+Scheduler::Options scheduler_options(const EngineOptions& o, const ModelConfig& config) {
   Scheduler::Options out;
   out.max_sequences = o.max_sequences;
   out.prefill_chunk = o.prefill_chunk;
   out.poison_blocks = o.poison_blocks;
+  if (o.rope == EngineOptions::Rope::kAuto && o.yarn) out.unscaled_tokens = config.native_window;
   return out;
 }
 
@@ -76,7 +77,7 @@ StepLoop::StepLoop(std::shared_ptr<const Model> model, std::shared_ptr<Backend> 
       context_tokens_(std::min(options.context_length, int64_t{parts_.n_blocks} * kBlockSize)),
       rope_{options.rope, options.yarn.has_value(), model_->config().native_window},
       pool_(parts_.n_blocks, options.prefix_cache),
-      scheduler_(pool_, *parts_.cache, scheduler_options(options)),
+      scheduler_(pool_, *parts_.cache, scheduler_options(options, model_->config())),
       sampler_(model_->config().vocab) {
   for (const auto& weight : model_->weights()) weight_bytes_ += static_cast<int64_t>(weight->bytes);
   if (options.poison_blocks) {
@@ -181,7 +182,7 @@ void StepLoop::rescale_outgrown() {
 
 void StepLoop::step() {
   rescale_outgrown();
-  const StepPlan& plan = scheduler_.plan();
+  const StepPlan& plan = scheduler_.plan(cost_);
   if (plan.entries.empty()) return;
   const double begin = clock_ms_();
   for (const PlanEntry& entry : plan.entries) {
@@ -201,9 +202,10 @@ void StepLoop::step() {
   ++steps_;
   // Tokens and verdicts change sequences, but never another entry of this plan.
   const double now = clock_ms_();
+  if (plan.decodes_only) cost_.observe(static_cast<int64_t>(plan.tokens.size()), now - begin);
   for (const PlanEntry& entry : plan.entries) {
-    scheduler_.advance(entry);
-    take_entry(entry, now);
+    scheduler_.advance(entry.sequence, entry.n_rows);
+    take_entry(plan, entry, now);
   }
 }
 
@@ -213,14 +215,14 @@ void StepLoop::fail_step(const StepPlan& plan, const std::string& code, const st
 }
 
 // What one sequence gets out of a step. Failures are its own.
-void StepLoop::take_entry(const PlanEntry& entry, double now) {
+void StepLoop::take_entry(const StepPlan& plan, const PlanEntry& entry, double now) {
   Sequence& s = *entry.sequence;
   const int64_t id = s.id;
   try {
     if (s.request().want_score) {
       take_scores(s, entry);
     } else if (entry.n_logits > 0) {
-      take_logits(s, entry, now);
+      take_logits(s, plan, entry, now);
     }
   } catch (const Error& error) {
     return fail(s, error_code_name(error.code()), error.what(), error.subject());
@@ -241,19 +243,31 @@ void StepLoop::take_scores(Sequence& s, const PlanEntry& entry) {
   if (s.computed == s.size()) finish(s, FinishReason::kStop);
 }
 
-void StepLoop::take_logits(Sequence& s, const PlanEntry& entry, double now) {
+// Row by row with exactly the state that a step for each token would have: a draft token enters the sequence only as
+// the token that was sampled at its place, and its keys and values count from then on. The rows after the first wrong
+// guess were run in vain; the next step writes over them.
+void StepLoop::take_logits(Sequence& s, const StepPlan& plan, const PlanEntry& entry, double now) {
   if (s.rescale_begin_ms >= 0) {
     s.usage.rescale_ms += now - s.rescale_begin_ms;
     s.rescale_begin_ms = -1;
   }
-  float* const logits = logits_row(entry.first_logit);
-  if (!s.request().want_prompt_logits) return sample(s, logits, now);
-  sampler_.require_finite(logits);
-  s.values.assign(logits, logits + vocab_);
-  finish(s, FinishReason::kStop);
+  if (s.request().want_prompt_logits) {
+    float* const logits = logits_row(entry.first_logit);
+    sampler_.require_finite(logits);
+    s.values.assign(logits, logits + vocab_);
+    return finish(s, FinishReason::kStop);
+  }
+  const std::span<const int32_t> draft = plan.draft(entry);
+  s.usage.draft_tokens += entry.n_draft;
+  draft_tokens_ += entry.n_draft;
+  for (int32_t i = 0; i < entry.n_draft; ++i) {
+    if (!sample(s, logits_row(entry.first_logit + i), draft[i], now)) return;
+    scheduler_.advance(&s, 1);
+  }
+  sample(s, logits_row(entry.first_logit + entry.n_draft), -1, now);
 }
 
-void StepLoop::sample(Sequence& s, float* logits, double now) {
+bool StepLoop::sample(Sequence& s, float* logits, int32_t draft, double now) {
   banned_.clear();
   const SegmentPlan& segments = s.request().segments;
   if (s.machine.bans_think_open() && segments.think_open >= 0) banned_.push_back(segments.think_open);
@@ -270,10 +284,16 @@ void StepLoop::sample(Sequence& s, float* logits, double now) {
   ++generated_tokens_;
   const bool ends = s.is_eos(token);
   const SegmentMachine::Verdict verdict = s.machine.push(token, ends, now - s.first_step_ms, s.remaining() - 1);
-  if (verdict.drop) return append_forced(s, verdict.close);
-  if (s.append({token, verdict.segment, false}, std::move(logprob)) || ends) return finish(s, FinishReason::kStop);
-  append_forced(s, verdict.close);
-  if (s.remaining() <= 0) finish(s, FinishReason::kLength);
+  if (verdict.drop) {
+    append_forced(s, verdict.close);
+    return false;
+  }
+  if (token == draft) ++s.usage.accepted_tokens, ++accepted_tokens_;
+  const bool stopped = s.append({token, verdict.segment, false}, std::move(logprob));
+  append_forced(s, stopped || ends ? SegmentMachine::Close::kOpen : verdict.close);
+  const bool full = s.remaining() <= 0;
+  if (stopped || ends || full) finish(s, stopped || ends ? FinishReason::kStop : FinishReason::kLength);
+  return token == draft && verdict.close == SegmentMachine::Close::kOpen && !stopped && !ends && !full;
 }
 
 EngineStats StepLoop::stats() const {
@@ -295,6 +315,8 @@ void StepLoop::count_into(EngineStats& out) const {
   out.prompt_tokens = prompt_tokens_;
   out.cached_tokens = cached_tokens_;
   out.generated_tokens = generated_tokens_;
+  out.draft_tokens = draft_tokens_;
+  out.accepted_tokens = accepted_tokens_;
 }
 
 }  // namespace qwen3

@@ -65,10 +65,12 @@ class StepLoop {
   static Parts make_parts(const Model& model, Backend& backend, const EngineOptions& options);
 
   Sequence* find(int64_t id);
-  void take_entry(const PlanEntry& entry, double now);
-  void take_logits(Sequence& sequence, const PlanEntry& entry, double now);
+  void take_entry(const StepPlan& plan, const PlanEntry& entry, double now);
+  void take_logits(Sequence& sequence, const StepPlan& plan, const PlanEntry& entry, double now);
   void take_scores(Sequence& sequence, const PlanEntry& entry);
-  void sample(Sequence& sequence, float* logits, double now);
+  // One token, and what follows from it. `draft`: the token guessed for this place, -1 = none. True when it was guessed
+  // right, the sequence goes on and nothing was forced: the next row of logits counts too.
+  bool sample(Sequence& sequence, float* logits, int32_t draft, double now);
   void append_forced(Sequence& sequence, SegmentMachine::Close close);
   void close_thinking(Sequence& sequence, SegmentMachine::Close close);
   void rescale_outgrown();
@@ -87,13 +89,15 @@ class StepLoop {
   RopePolicy rope_;
   BlockPool pool_;
   Scheduler scheduler_;
+  StepCost cost_;
   Sampler sampler_;
   std::vector<float> logits_;  // [n_logits, vocab], grows to the largest step
   std::vector<int32_t> banned_;
   std::vector<Sequence*> outgrown_;
   std::unordered_map<int64_t, std::unique_ptr<Sequence>> sequences_;
   std::vector<RequestOutput> outputs_;
-  int64_t weight_bytes_ = 0, steps_ = 0, prompt_tokens_ = 0, cached_tokens_ = 0, generated_tokens_ = 0;
+  int64_t weight_bytes_ = 0, steps_ = 0, prompt_tokens_ = 0, cached_tokens_ = 0, generated_tokens_ = 0,
+          draft_tokens_ = 0, accepted_tokens_ = 0;
 };
 
 // Throws what Engine::submit says. `context_length` is the engine's option, `pool_tokens` what its KV cache can hold.

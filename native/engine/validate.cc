@@ -1,6 +1,7 @@
 #include <string>
 
 #include "core/status.h"
+#include "engine/prompt_lookup.h"
 #include "engine/segment_machine.h"
 #include "engine/step_loop.h"
 
@@ -38,6 +39,7 @@ void validate_request(const Request& request, int64_t vocab, int64_t context_len
   }
   validate_sampling(request.sampling, vocab);
   SegmentMachine::validate(request.segments, vocab);
+  PromptLookup::validate(request.speculation);
 
   const bool generates = !request.want_prompt_logits && !request.want_score;
   const int64_t needed = static_cast<int64_t>(request.prompt.size()) + (generates ? 1 : 0);

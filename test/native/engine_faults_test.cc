@@ -71,6 +71,11 @@ void refuses_requests() {
   refused([](Request& r) { r.want_score = r.want_prompt_logits = true; }, ErrorCode::kInvalidArgument, "mode");
   refused([](Request& r) { r.sampling.top_p = 0; }, ErrorCode::kInvalidArgument, "topP");
   refused([](Request& r) { r.sampling.temperature = std::nanf(""); }, ErrorCode::kInvalidArgument, "temperature");
+  refused([](Request& r) { r.speculation.max_draft = -1; }, ErrorCode::kInvalidArgument, "speculation.maxDraft");
+  refused([](Request& r) { r.speculation.max_draft = 65; }, ErrorCode::kInvalidArgument, "speculation.maxDraft");
+  refused([](Request& r) { r.speculation.min_ngram = 0; }, ErrorCode::kInvalidArgument, "speculation.minNgram");
+  refused([](Request& r) { r.speculation.max_ngram = 1; }, ErrorCode::kInvalidArgument, "speculation.maxNgram");
+  refused([](Request& r) { r.speculation.max_ngram = 17; }, ErrorCode::kInvalidArgument, "speculation.maxNgram");
   refused([](Request& r) { r.segments.budget = -2; }, ErrorCode::kInvalidArgument, "thinkingBudget");
   refused([](Request& r) { r.prompt.assign(1024, 1); }, ErrorCode::kContextOverflow, "prompt");
   refused([](Request& r) { r.prompt.assign(5000, 1); }, ErrorCode::kContextOverflow, "prompt");

@@ -110,6 +110,38 @@ class Inbox {
   std::map<int64_t, Collected> results_;
 };
 
+inline bool same_bits(float a, float b) {
+  return std::memcmp(&a, &b, sizeof a) == 0;
+}
+
+// Empty when `got` says what `want` says, a cancelled request as far as it came; else the first difference.
+inline std::string difference(const Collected& got, const Collected& want) {
+  const bool whole = got.last.finish_reason != FinishReason::kAborted;
+  for (size_t i = 0; i < std::min(got.ids.size(), want.ids.size()); ++i) {
+    const std::string at = " of token " + std::to_string(i);
+    if (got.ids[i] != want.ids[i] || got.segments[i] != want.segments[i] || got.forced[i] != want.forced[i])
+      return "id" + at;
+    if (!same_bits(got.logprobs[i].logprob, want.logprobs[i].logprob)) return "log-probability" + at;
+    for (size_t t = 0; t < want.logprobs[i].top.size(); ++t) {
+      if (got.logprobs[i].top[t].first != want.logprobs[i].top[t].first) return "alternative" + at;
+      if (!same_bits(got.logprobs[i].top[t].second, want.logprobs[i].top[t].second)) return "alternative's value" + at;
+    }
+  }
+  if (got.logprobs.size() != got.ids.size()) return "number of log-probabilities";
+  if (got.ids.size() > want.ids.size() || (whole && got.ids.size() != want.ids.size())) {
+    return "length " + std::to_string(got.ids.size()) + " for " + std::to_string(want.ids.size());
+  }
+  if (!whole) return "";
+  if (got.last.values.size() != want.last.values.size()) return "number of values";
+  for (size_t i = 0; i < want.last.values.size(); ++i) {
+    if (!same_bits(got.last.values[i], want.last.values[i])) return "value " + std::to_string(i);
+  }
+  const bool ends_alike = got.last.finish_reason == want.last.finish_reason &&
+                          got.last.thinking_stop == want.last.thinking_stop &&
+                          got.last.stop_index == want.last.stop_index && got.last.trim_bytes == want.last.trim_bytes;
+  return ends_alike ? "" : "ending";
+}
+
 inline EngineOptions tiny_options(const Model& model, Backend& backend, int64_t context, int64_t blocks,
                                   DType kv = DType::kF32) {
   EngineOptions options;

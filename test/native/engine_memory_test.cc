@@ -62,6 +62,7 @@ struct Bench {
       requests[i].prompt[0] = salt % kVocab, requests[i].prompt[1] = salt / kVocab;
       requests[i].max_tokens = 12;
       requests[i].sampling.temperature = 0;
+      requests[i].speculation.max_draft = i == 1 ? 8 : 0;
     }
     allocations = 0, failing_allocation = failing, count_allocations = true;
     for (int i = 0; i < kRequests; ++i) {

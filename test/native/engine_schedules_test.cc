@@ -1,8 +1,7 @@
 // Batch invariance through the whole engine, bit for bit: a request gives the same tokens, log-probabilities, logits
 // and scores alone, in any company, however its prompt is cut into chunks, preempted, continued from the prefix cache,
-// beside requests that are cancelled, with NaN in every slot of the cache that was not written. 60 random schedules,
-// 1,000 in
-// the long suite; half on the reference, half on the fast CPU backend.
+// beside requests that are cancelled, with drafts of any length or without, with NaN in every slot of the cache that
+// was not written. 60 random schedules, 1,000 in the long suite; half on the reference, half on the fast CPU backend.
 
 #include <algorithm>
 
@@ -101,39 +100,16 @@ World make_world(Random& random, std::shared_ptr<Backend> backend, WeightFormat 
   return w;
 }
 
-bool same_bits(float a, float b) {
-  return std::memcmp(&a, &b, sizeof a) == 0;
-}
-
-// Empty when `got` says what `want` says, a cancelled request as far as it came; else the first difference.
-std::string difference(const Collected& got, const Collected& want) {
-  const bool whole = got.last.finish_reason != FinishReason::kAborted;
-  for (size_t i = 0; i < std::min(got.ids.size(), want.ids.size()); ++i) {
-    const std::string at = " of token " + std::to_string(i);
-    if (got.ids[i] != want.ids[i] || got.segments[i] != want.segments[i] || got.forced[i] != want.forced[i])
-      return "id" + at;
-    if (!same_bits(got.logprobs[i].logprob, want.logprobs[i].logprob)) return "log-probability" + at;
-    for (size_t t = 0; t < want.logprobs[i].top.size(); ++t) {
-      if (got.logprobs[i].top[t].first != want.logprobs[i].top[t].first) return "alternative" + at;
-      if (!same_bits(got.logprobs[i].top[t].second, want.logprobs[i].top[t].second)) return "alternative's value" + at;
-    }
-  }
-  if (got.logprobs.size() != got.ids.size()) return "number of log-probabilities";
-  if (got.ids.size() > want.ids.size() || (whole && got.ids.size() != want.ids.size())) {
-    return "length " + std::to_string(got.ids.size()) + " for " + std::to_string(want.ids.size());
-  }
-  if (!whole) return "";
-  if (got.last.values.size() != want.last.values.size()) return "number of values";
-  for (size_t i = 0; i < want.last.values.size(); ++i) {
-    if (!same_bits(got.last.values[i], want.last.values[i])) return "value " + std::to_string(i);
-  }
-  const bool ends_alike = got.last.finish_reason == want.last.finish_reason &&
-                          got.last.thinking_stop == want.last.thinking_stop &&
-                          got.last.stop_index == want.last.stop_index && got.last.trim_bytes == want.last.trim_bytes;
-  return ends_alike ? "" : "ending";
+Speculation random_speculation(Random& random) {
+  Speculation s;
+  s.max_draft = static_cast<int32_t>(random.between(1, 24));
+  s.min_ngram = static_cast<int32_t>(random.between(1, 3));
+  s.max_ngram = static_cast<int32_t>(random.between(s.min_ngram, 6));
+  return s;
 }
 
 struct Totals {
+  int64_t drafts = 0, accepted = 0;
   int64_t requests = 0, cancelled = 0, preemptions = 0, cached = 0, steps = 0, rescaled = 0;
 };
 
@@ -151,7 +127,9 @@ void schedule(Random& random, const World& w, Totals& totals) {
   for (int64_t id = 0; id < n || !driver.loop.idle();) {
     if (id < n && (driver.loop.idle() || random.between(0, haste) == 0)) {
       const size_t which = static_cast<size_t>(random.between(0, static_cast<int64_t>(w.requests.size()) - 1));
-      driver.submit(id, w.requests[which]);
+      Request request = w.requests[which];
+      if (random.between(0, 1)) request.speculation = random_speculation(random);
+      driver.submit(id, request);
       asked[id] = which;
       live.push_back(id++);
       continue;
@@ -182,6 +160,8 @@ void schedule(Random& random, const World& w, Totals& totals) {
     CHECK(got.last.usage.prompt_tokens == static_cast<int64_t>(w.requests[which].prompt.size()));
     CHECK(got.completion_tokens() == static_cast<int64_t>(got.ids.size()));
     CHECK(got.last.usage.cached_tokens < got.last.usage.prompt_tokens + 6);
+    totals.drafts += got.last.usage.draft_tokens;
+    totals.accepted += got.last.usage.accepted_tokens;
     totals.cached += got.last.usage.cached_tokens;
     totals.cancelled += got.last.finish_reason == FinishReason::kAborted;
     totals.rescaled += got.last.usage.rescale_ms > 0;
@@ -208,12 +188,14 @@ int main(int argc, char** argv) {
   }
   std::printf(
       "%lld schedules, %lld requests, %lld cancelled, %lld preemptions, %lld rescaled, %lld cached tokens, %lld "
-      "steps\n",
+      "steps, %lld of %lld draft tokens accepted\n",
       static_cast<long long>(schedules), static_cast<long long>(totals.requests),
       static_cast<long long>(totals.cancelled), static_cast<long long>(totals.preemptions),
       static_cast<long long>(totals.rescaled), static_cast<long long>(totals.cached),
-      static_cast<long long>(totals.steps));
+      static_cast<long long>(totals.steps), static_cast<long long>(totals.accepted),
+      static_cast<long long>(totals.drafts));
   // A run that exercises nothing proves nothing.
   CHECK(totals.preemptions > 0 && totals.cached > 0 && totals.cancelled > 0 && totals.rescaled > 0);
+  CHECK(totals.accepted > 0 && totals.accepted < totals.drafts);
   return run.finish();
 }
