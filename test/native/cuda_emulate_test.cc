@@ -368,9 +368,9 @@ void test_counters() {
   // 16-byte accesses go in quarters of a warp: contiguous lanes are free of conflicts.
   uint32_t addresses[32];
   for (uint32_t i = 0; i < 32; ++i) addresses[i] = i * 16;
-  CHECK(emulate::shared_wavefronts(addresses, 32, 16) == 4);
+  CHECK(emulate::shared_wavefronts(addresses, 0xffffffffu, 16) == 4);
   for (uint32_t i = 0; i < 32; ++i) addresses[i] = i * 128;
-  CHECK(emulate::shared_wavefronts(addresses, 32, 16) == 32);
+  CHECK(emulate::shared_wavefronts(addresses, 0xffffffffu, 16) == 32);
 }
 
 }  // namespace

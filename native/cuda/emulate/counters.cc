@@ -4,19 +4,21 @@
 
 namespace qwen3::cuda::emulate {
 
-int64_t shared_wavefronts(const uint32_t* addresses, int n_lanes, int bytes) {
+int64_t shared_wavefronts(const uint32_t* addresses, uint32_t lanes, int bytes) {
   const int lanes_per_pass = bytes <= 4 ? 32 : 128 / bytes;
   const int words = std::max(1, bytes / 4);
   int64_t total = 0;
-  for (int begin = 0; begin < n_lanes; begin += lanes_per_pass) {
-    std::array<std::vector<uint32_t>, 32> banks;
+  for (int begin = 0; begin < 32; begin += lanes_per_pass) {
+    std::array<std::array<uint32_t, 32>, 32> banks;  // the distinct words of each
+    std::array<size_t, 32> n{};
     size_t most = 0;
-    for (int i = begin; i < std::min(n_lanes, begin + lanes_per_pass); ++i) {
+    for (int i = begin; i < begin + lanes_per_pass; ++i) {
+      if (!(lanes >> i & 1u)) continue;
       for (int w = 0; w < words; ++w) {
-        const uint32_t word = addresses[i] / 4 + static_cast<uint32_t>(w);
-        auto& bank = banks[word % 32];
-        if (std::find(bank.begin(), bank.end(), word) == bank.end()) bank.push_back(word);
-        most = std::max(most, bank.size());
+        const uint32_t word = addresses[i] / 4 + static_cast<uint32_t>(w), bank = word % 32;
+        const auto end = banks[bank].begin() + static_cast<std::ptrdiff_t>(n[bank]);
+        if (std::find(banks[bank].begin(), end, word) == end) banks[bank][n[bank]++] = word;
+        most = std::max(most, n[bank]);
       }
     }
     total += static_cast<int64_t>(most);
@@ -35,19 +37,23 @@ WarpGrouper::Instruction& WarpGrouper::place(std::unordered_map<uint64_t, Site>&
   while (site.waiting.size() <= index) site.waiting.emplace_back();
   Instruction& instruction = site.waiting[index];
   instruction.bytes = bytes, instruction.write = write;
-  instruction.address[instruction.n++] = address;
+  instruction.address[static_cast<size_t>(lane)] = address;
+  instruction.lanes |= 1u << lane;
+  ++instruction.n;
   *found = &site;
   return instruction;
 }
 
 void WarpGrouper::count_shared(const Site& site, const Instruction& instruction) {
   std::array<uint32_t, 32> addresses;
-  for (int i = 0; i < instruction.n; ++i) {
-    addresses[i] = static_cast<uint32_t>(instruction.address[i]);
-  }
+  for (size_t i = 0; i < 32; ++i) addresses[i] = static_cast<uint32_t>(instruction.address[i]);
   const int lanes_per_pass = instruction.bytes <= 4 ? 32 : 128 / instruction.bytes;
-  const int64_t ideal = (instruction.n + lanes_per_pass - 1) / lanes_per_pass;
-  const int64_t conflicts = shared_wavefronts(addresses.data(), instruction.n, instruction.bytes) - ideal;
+  int64_t ideal = 0;  // passes with a lane in them
+  for (int begin = 0; begin < 32; begin += lanes_per_pass) {
+    const uint64_t pass = ((uint64_t{1} << lanes_per_pass) - 1) << begin;
+    if (instruction.lanes & pass) ++ideal;
+  }
+  const int64_t conflicts = shared_wavefronts(addresses.data(), instruction.lanes, instruction.bytes) - ideal;
   ++counters_.shared_accesses;
   if (conflicts > 0) {
     counters_.bank_conflicts += conflicts;
@@ -58,7 +64,8 @@ void WarpGrouper::count_shared(const Site& site, const Instruction& instruction)
 void WarpGrouper::count_global(const Instruction& instruction) {
   std::array<uint64_t, 64> sectors;
   int n = 0;
-  for (int i = 0; i < instruction.n; ++i) {
+  for (size_t i = 0; i < 32; ++i) {
+    if (!(instruction.lanes >> i & 1u)) continue;
     const uint64_t sector = instruction.address[i] / 32;  // accesses are aligned to their size: one sector each
     if (std::find(sectors.begin(), sectors.begin() + n, sector) == sectors.begin() + n) sectors[n++] = sector;
   }

@@ -29,8 +29,8 @@ struct Counters {
 };
 
 // Wavefronts of one warp's shared access: per pass of 32, 16 or 8 lanes (4, 8, 16 bytes each), the most distinct words
-// that fall into one bank.
-int64_t shared_wavefronts(const uint32_t* addresses, int n_lanes, int bytes);
+// that fall into one bank. lanes: a bit for each that takes part; addresses: [32].
+int64_t shared_wavefronts(const uint32_t* addresses, uint32_t lanes, int bytes);
 
 // Collects what single lanes do into warp instructions: the k-th execution of a source line by each lane of a warp is
 // one instruction. Lanes that never come (divergence) leave it incomplete; flush() counts what is there.
@@ -46,7 +46,8 @@ class WarpGrouper {
   struct Instruction {
     int n = 0, bytes = 0;
     bool write = false;
-    std::array<uint64_t, 32> address;
+    uint32_t lanes = 0;  // which have come
+    std::array<uint64_t, 32> address{};
   };
   struct Site {
     std::array<uint32_t, 32> seen{};

@@ -27,7 +27,7 @@ struct MatrixAccess {
 // One 16-byte row per lane of matrices 0 to n - 1: lane 8 m + i holds the address of row i of matrix m.
 void check_rows(Block& block, void** arguments, int n, bool write, const Where& where) {
   for (int m = 0; m < n; ++m) {
-    uint32_t addresses[8];
+    uint32_t addresses[32] = {};
     for (int i = 0; i < 8; ++i) {
       const uint32_t address = static_cast<MatrixAccess*>(arguments[m * 8 + i])->address;
       emulate::Thread& lane = block.lane_thread(m * 8 + i);
@@ -41,7 +41,7 @@ void check_rows(Block& block, void** arguments, int n, bool write, const Where& 
       }
       addresses[i] = address;
     }
-    const int64_t conflicts = emulate::shared_wavefronts(addresses, 8, 16) - 1;
+    const int64_t conflicts = emulate::shared_wavefronts(addresses, 0xff, 16) - 1;
     ++block.counters().shared_accesses;
     if (conflicts > 0) {
       block.counters().bank_conflicts += conflicts;

@@ -15,6 +15,7 @@
 #define QWEN3_KERNEL(threads) void
 #define QWEN3_DEVICE inline
 #define QWEN3_UNROLL
+#define QWEN3_UNROLL_8
 #define QWEN3_GRID_CONSTANT
 
 namespace qwen3::cuda {
@@ -280,6 +281,12 @@ inline float fma(float a, float b, float c) {
 }
 inline float square_root(float x) {
   return std::sqrt(x);
+}
+inline double cosine(double x) {
+  return std::cos(x);
+}
+inline double sine(double x) {
+  return std::sin(x);
 }
 inline float bits_as_f32(uint32_t bits) {
   return std::bit_cast<float>(bits);

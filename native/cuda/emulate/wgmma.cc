@@ -112,9 +112,9 @@ void count_conflicts(Block& block, uint64_t bits, int n_mn, bool mn_major, const
   const Descriptor d = decode(bits);
   for (int mn = 0; mn < n_mn; mn += 8) {
     for (int k = 0; k < 16; k += 8) {
-      uint32_t rows[8];
+      uint32_t rows[32] = {};
       for (int i = 0; i < 8; ++i) rows[i] = element_address(d, mn_major ? mn : mn + i, mn_major ? k + i : k, mn_major);
-      const int64_t conflicts = emulate::shared_wavefronts(rows, 8, 16) - 1;
+      const int64_t conflicts = emulate::shared_wavefronts(rows, 0xff, 16) - 1;
       ++block.counters().shared_accesses;
       if (conflicts == 0) continue;
       block.counters().bank_conflicts += conflicts;

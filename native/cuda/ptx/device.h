@@ -11,6 +11,7 @@
 #define QWEN3_KERNEL(threads) __global__ void __launch_bounds__(threads)
 #define QWEN3_DEVICE __device__ __forceinline__
 #define QWEN3_UNROLL _Pragma("unroll")
+#define QWEN3_UNROLL_8 _Pragma("unroll 8")
 #define QWEN3_GRID_CONSTANT __grid_constant__
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -345,6 +346,12 @@ QWEN3_DEVICE float square_root(float x) {
 }
 QWEN3_DEVICE float maximum(float a, float b) {
   return fmaxf(a, b);
+}
+QWEN3_DEVICE double cosine(double x) {
+  return ::cos(x);
+}
+QWEN3_DEVICE double sine(double x) {
+  return ::sin(x);
 }
 QWEN3_DEVICE float bits_as_f32(uint32_t bits) {
   return __uint_as_float(bits);

@@ -1,0 +1,136 @@
+#pragma once
+
+// The launchers of every kernel. Shapes in brackets, row major; bf16 tensors and weights, f32 residual stream and
+// accumulation. All pointers are device memory, 16-byte aligned; the caller has checked shapes (executable.cc).
+
+#include <cstdint>
+
+#include "cuda/ptx/launch.h"
+
+namespace qwen3::cuda {
+
+// out[r, :] = table[tokens[r], :]. table: bf16 [vocab, hidden], out: f32 [n_rows, hidden]; hidden % 8 == 0.
+void embed(Stream stream, const Bf16* table, const int32_t* tokens, int n_rows, int hidden, float* out);
+
+// out[r, i] = x[r, i] / sqrt(mean_j x[r, j]^2 + eps) * weight[i]. x: f32 [n_rows, hidden], out: bf16; hidden % 4 == 0,
+// at most kMaxNormWidth. With `add` (f32, same shape, may be null): x += add first, written back.
+constexpr int kMaxNormWidth = 8192;
+void rms_norm(Stream stream, float* x, const float* add, const float* weight, int n_rows, int hidden, float eps,
+              Bf16* out);
+
+// Where each row of a step belongs. All arrays in device memory, [n_rows].
+struct RowMap {
+  const int32_t* position;    // absolute
+  const int32_t* slot;        // physical block * 64 + position % 64: where K and V of the row go
+  const int32_t* rope_table;  // 0 or 1
+};
+
+// cos and sin of every row, [n_rows, head_dim / 2] f32, from angles formed in f64.
+// inv_freq: f64 [n_tables, head_dim / 2]; factor: f64 [n_tables].
+void rope_rows(Stream stream, const RowMap& rows, const double* inv_freq, const double* factor, int n_rows,
+               int head_dim, float* cos, float* sin);
+
+struct HeadShape {
+  int n_q_heads, n_kv_heads, head_dim;  // head_dim: 32, 64 or 128
+};
+
+// K and V of one layer: bf16 [n_blocks, n_kv_heads, 64, head_dim] each.
+struct KvLayer {
+  Bf16* keys;
+  Bf16* values;
+};
+
+// q' = rope(rms_norm(q, q_norm)), k' likewise; k' and v into the cache, q' to q_out bf16 [n_rows, n_q_heads *
+// head_dim]. qkv: f32 [n_rows, (n_q_heads + 2 n_kv_heads) * head_dim].
+void qk_norm_rope_append(Stream stream, const float* qkv, const float* q_norm, const float* k_norm, const float* cos,
+                         const float* sin, const RowMap& rows, int n_rows, const HeadShape& heads, float eps,
+                         Bf16* q_out, const KvLayer& cache);
+
+enum class Output : uint8_t {
+  kStoreF32,  // out f32 = x W^T
+  kAddF32,    // out f32 += x W^T
+  kSiluMul,   // weight rows come as 8 of gate, 8 of up, ...: out bf16 [n_rows, n / 2] = silu(x gate^T) * (x up^T)
+};
+
+struct LinearShape {
+  int n_rows, n, k;  // n % 8 == 0 (kSiluMul: 16), k % 8 == 0
+};
+
+// out[r, :] from x[gather ? gather[r] : r, :]. x: bf16 [., k], weight: bf16 [n, k].
+struct LinearOperands {
+  const Bf16* x;
+  const Bf16* weight;
+  void* out;
+  const int32_t* gather = nullptr;
+};
+// For many rows: tensor cores, tiles of 128 x 128.
+void linear(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output);
+// For few: every weight byte is read once per 64 rows, at memory speed. Sums of a row do not depend on the others.
+void linear_stream(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output);
+
+// --- attention ---
+
+// One sequence of a step. block_table: physical blocks, in device memory.
+struct alignas(16) AttentionSequence {
+  int32_t row_begin, n_rows, position_begin;
+  int32_t table_begin;  // of its blocks in the table of all sequences
+};
+// One tile of work: rows [token_begin, token_begin + n_tokens) of the sequence, keys [key_begin, key_end).
+struct alignas(32) AttentionTile {
+  int32_t sequence, token_begin, n_tokens;
+  int32_t key_begin, key_end;
+  int32_t partial;  // index of the partial result, or -1: writes the output
+};
+struct AttentionWork {
+  const AttentionSequence* sequences;
+  const int32_t* block_table;
+  const AttentionTile* tiles;
+  int n_tiles = 0;
+};
+// Tokens of a prefill tile: its 128 rows are (token, q head of the group), so that K and V are read once per group.
+int prefill_tile_tokens(const HeadShape& heads);
+// q, out: bf16 [n_rows, n_q_heads * head_dim].
+void attention_prefill(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
+                       const HeadShape& heads, Bf16* out);
+// One token per tile and at most kSplitSize keys. partials: f32 [n_partials, n_q_heads, head_dim + 8]: weighted sum,
+// largest score (log2 units), sum of weights, padding.
+int partial_elements(const HeadShape& heads);  // of one partial result
+void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
+                      const HeadShape& heads, float* partials, Bf16* out);
+// Joins the partial results of one row, ascending: rows with more than one split.
+struct alignas(16) CombineRow {
+  int32_t row, partial_begin, n_partials;
+};
+void attention_combine(Stream stream, const float* partials, const CombineRow* rows, int n_rows, const HeadShape& heads,
+                       Bf16* out);
+
+// --- mixture of experts ---
+
+struct MoeShape {
+  int n_rows, hidden, ffn, n_experts, top_k;  // n_experts % 8 == 0, at most 256; top_k at most 16
+  bool norm_topk_prob;
+};
+// Router: softmax over all experts of x router^T in f32, the top_k (ties to the lower id), renormalised.
+// x: bf16 [n_rows, hidden], router: bf16 [n_experts, hidden]; ids: i32 [n_rows, top_k] in rank order, shares: f32.
+void moe_route(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, int32_t* ids, float* shares);
+// Counting sort of the n_rows * top_k assignments by expert, stable. order: i32 [n_rows * top_k] (row * top_k + rank),
+// offsets: i32 [n_experts + 1]; load: i64-free i32 [n_experts] running totals, added to.
+void moe_sort(Stream stream, const int32_t* ids, const MoeShape& shape, int32_t* order, int32_t* offsets,
+              int32_t* load);
+
+struct MoeOperands {
+  const Bf16* x;               // [n_rows, hidden]
+  const Bf16* const* gate_up;  // [n_experts] of [2 ffn, hidden], 8 rows of gate, 8 of up, ...
+  const Bf16* const* down;     // [n_experts] of [hidden, ffn]
+  const int32_t* order;        // from moe_sort
+  const int32_t* offsets;
+  Bf16* gated;      // [n_rows * top_k, ffn], sorted by expert
+  float* products;  // [n_rows * top_k, hidden], by row * top_k + rank
+};
+// gated = silu(x gate^T) * (x up^T) and products = gated down^T for the chosen experts. few_rows: the streaming
+// version.
+void moe_experts(Stream stream, const MoeOperands& operands, const MoeShape& shape, bool few_rows);
+// out[r, :] += sum over ranks of shares[r, rank] * products[r * top_k + rank, :], in rank order. out: f32.
+void moe_combine(Stream stream, const float* products, const float* shares, const MoeShape& shape, float* out);
+
+}  // namespace qwen3::cuda

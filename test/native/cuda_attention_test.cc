@@ -1,0 +1,314 @@
+// QK-Norm with RoPE and the attention kernels on the host emulation against float64: ragged sequences in shuffled cache
+// blocks whose unwritten slots are NaN, every group size, prefill and decode. Then the counts: FLOPs, sectors,
+// conflicts.
+
+#include <algorithm>
+
+#include "cuda/kernels.h"
+#include "cuda/schedule.h"
+#include "cuda_testing.h"
+
+using namespace qwen3;
+using namespace qwen3::cuda;
+using namespace qwen3::testing;
+using emulate::DeviceArray;
+
+namespace {
+
+const emulate::Counters& last() {
+  return emulate::Session::current().launches.back();
+}
+
+struct SequencePlan {
+  int rows, position;
+};
+
+// A step of several sequences, its cache filled with random keys and values where positions were written, NaN
+// elsewhere.
+struct Step {
+  HeadShape heads;
+  std::vector<SequencePlan> plans;
+  int n_rows = 0, n_blocks = 0;
+  std::vector<std::vector<int32_t>> tables;
+  std::vector<StepSequence> sequences;
+  std::unique_ptr<DeviceArray<Bf16>> keys, values, q, out;
+
+  Step(Random& random, HeadShape h, std::vector<SequencePlan> p) : heads(h), plans(std::move(p)) {
+    for (const SequencePlan& plan : plans) {
+      tables.emplace_back((plan.position + plan.rows + 63) / 64);
+      for (int32_t& block : tables.back()) block = n_blocks++;
+      n_rows += plan.rows;
+    }
+    std::vector<int32_t> order(static_cast<size_t>(n_blocks));
+    std::iota(order.begin(), order.end(), 0);
+    for (size_t i = order.size(); i > 1; --i)
+      std::swap(order[i - 1], order[static_cast<size_t>(random.between(0, static_cast<int64_t>(i) - 1))]);
+    for (auto& table : tables) {
+      for (int32_t& block : table) block = order[static_cast<size_t>(block)];
+    }
+    int32_t row = 0;
+    for (size_t i = 0; i < plans.size(); ++i) {
+      sequences.push_back({row, plans[i].rows, plans[i].position, tables[i], 0});
+      row += plans[i].rows;
+    }
+    const size_t pool = static_cast<size_t>(n_blocks) * heads.n_kv_heads * 64 * heads.head_dim;
+    keys = std::make_unique<DeviceArray<Bf16>>(pool, "keys");
+    values = std::make_unique<DeviceArray<Bf16>>(pool, "values");
+    const size_t q_size = static_cast<size_t>(n_rows) * heads.n_q_heads * heads.head_dim;
+    q = std::make_unique<DeviceArray<Bf16>>(q_size, "q");
+    out = std::make_unique<DeviceArray<Bf16>>(q_size, "out");
+    for (Bf16& x : *q) x = f32_to_bf16(random.normal());
+    for (size_t s = 0; s < plans.size(); ++s) {
+      for (int i = 0; i < plans[s].position + plans[s].rows; ++i) {
+        for (int kv = 0; kv < heads.n_kv_heads; ++kv) {
+          for (int d = 0; d < heads.head_dim; ++d) {
+            (*keys)[at(s, i, kv) + d] = f32_to_bf16(random.normal());
+            (*values)[at(s, i, kv) + d] = f32_to_bf16(random.normal());
+          }
+        }
+      }
+    }
+  }
+  size_t at(size_t sequence, int position, int kv_head) const {
+    const size_t block = static_cast<size_t>(tables[sequence][position / 64]);
+    return ((block * heads.n_kv_heads + kv_head) * 64 + position % 64) * heads.head_dim;
+  }
+  // softmax(q k^T / sqrt(d)) v of one row and head.
+  std::vector<double> expected(size_t s, int token, int head) const {
+    const int d = heads.head_dim, kv = head / (heads.n_q_heads / heads.n_kv_heads);
+    const size_t row = static_cast<size_t>(sequences[s].row_begin + token);
+    const Bf16* query = q->data() + (row * heads.n_q_heads + head) * d;
+    const int n = plans[s].position + token + 1;
+    std::vector<double> p(static_cast<size_t>(n)), sum(static_cast<size_t>(d));
+    double largest = -1e300, total = 0;
+    for (int i = 0; i < n; ++i) {
+      double dot = 0;
+      for (int j = 0; j < d; ++j) dot += double(bf16_to_f32(query[j])) * bf16_to_f32((*keys)[at(s, i, kv) + j]);
+      p[i] = dot / std::sqrt(double(d));
+      largest = std::max(largest, p[i]);
+    }
+    for (double& x : p) total += x = std::exp(x - largest);
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < d; ++j) sum[j] += p[i] / total * bf16_to_f32((*values)[at(s, i, kv) + j]);
+    }
+    return sum;
+  }
+};
+
+// The schedule in device memory, as the executable uploads it.
+struct DeviceWork {
+  AttentionSchedule schedule;
+  DeviceArray<AttentionSequence> sequences;
+  DeviceArray<int32_t> table;
+  DeviceArray<AttentionTile> prefill, decode;
+  DeviceArray<CombineRow> combine;
+  DeviceArray<float> partials;
+  DeviceWork(const Step& step, bool one_class)
+      : schedule(schedule_attention(step.sequences, step.heads, one_class)),
+        sequences(schedule.sequences.size()),
+        table(schedule.block_table.size()),
+        prefill(schedule.prefill.size()),
+        decode(schedule.decode.size()),
+        combine(schedule.combine.size()),
+        partials(static_cast<size_t>(schedule.n_partials) * partial_elements(step.heads), "partials") {
+    std::copy(schedule.sequences.begin(), schedule.sequences.end(), sequences.begin());
+    std::copy(schedule.block_table.begin(), schedule.block_table.end(), table.begin());
+    std::copy(schedule.prefill.begin(), schedule.prefill.end(), prefill.begin());
+    std::copy(schedule.decode.begin(), schedule.decode.end(), decode.begin());
+    std::copy(schedule.combine.begin(), schedule.combine.end(), combine.begin());
+  }
+  AttentionWork work(bool decoding) const {
+    const auto& tiles = decoding ? decode : prefill;
+    return {sequences.data(), table.data(), tiles.data(), static_cast<int>(tiles.size())};
+  }
+};
+
+void run_attention(const Step& step, const DeviceWork& work) {
+  const KvLayer cache{step.keys->data(), step.values->data()};
+  attention_prefill(nullptr, step.q->data(), cache, work.work(false), step.heads, step.out->data());
+  attention_decode(nullptr, step.q->data(), cache, work.work(true), step.heads, work.partials.data(), step.out->data());
+  attention_combine(nullptr, work.partials.data(), work.combine.data(), static_cast<int>(work.combine.size()),
+                    step.heads, step.out->data());
+}
+
+void check_output(const Step& step, const std::string& what) {
+  std::vector<double> got, want;
+  const int d = step.heads.head_dim;
+  for (size_t s = 0; s < step.plans.size(); ++s) {
+    // Long sequences: first, last and some rows in between.
+    const int stride = std::max(1, step.plans[s].rows / 12);
+    for (int token = 0; token < step.plans[s].rows; token += (token + stride >= step.plans[s].rows ? 1 : stride)) {
+      for (int head = 0; head < step.heads.n_q_heads; ++head) {
+        const auto expected = step.expected(s, token, head);
+        want.insert(want.end(), expected.begin(), expected.end());
+        const size_t row = static_cast<size_t>(step.sequences[s].row_begin + token);
+        for (int j = 0; j < d; ++j)
+          got.push_back(bf16_to_f32((*step.out)[(row * step.heads.n_q_heads + head) * d + j]));
+      }
+    }
+  }
+  // Weights and results are bf16: 2^-9 / sqrt(3) each and a little.
+  const double error = relative_error(got.data(), want.data(), want.size());
+  CHECK_MSG(error < 4e-3, what + ": " + std::to_string(error));
+}
+
+void test_attention(Random& random) {
+  constexpr int kDims[] = {32, 64, 128};
+  constexpr int kGroups[] = {1, 2, 4, 8, 16};
+  const int kv_heads = static_cast<int>(random.between(1, 2));
+  const HeadShape heads{kGroups[random.between(0, 4)] * kv_heads, kv_heads, kDims[random.between(0, 2)]};
+  std::vector<SequencePlan> plans;
+  for (int64_t n = random.between(1, 4); n > 0; --n) {
+    const bool decode = random.between(0, 1);
+    plans.push_back({decode ? 1 : static_cast<int>(random.between(2, 90)),
+                     static_cast<int>(random.between(0, decode ? 1300 : 200))});
+  }
+  const Step step(random, heads, plans);
+  const DeviceWork work(step, random.between(0, 4) == 0);
+  run_attention(step, work);
+  check_output(step, "attention, head_dim " + std::to_string(heads.head_dim) + ", group " +
+                         std::to_string(heads.n_q_heads / heads.n_kv_heads));
+}
+
+// A row's bits do not depend on what else is in the step.
+void test_alone(Random& random) {
+  const HeadShape heads{4, 2, 64};
+  const Step step(random, heads, {{1, 700}, {1, 63}, {33, 100}});
+  run_attention(step, DeviceWork(step, false));
+  std::vector<Bf16> together(step.out->begin(), step.out->end());
+  for (size_t s = 0; s < 3; ++s) {
+    Step alone(random, heads, {});
+    alone.sequences = {step.sequences[s]};
+    const DeviceWork work(alone, false);
+    std::fill(step.out->begin(), step.out->end(), Bf16{0x7fc0});
+    run_attention(step, work);
+    const size_t begin = static_cast<size_t>(step.sequences[s].row_begin) * 4 * 64,
+                 n = static_cast<size_t>(step.plans[s].rows) * 4 * 64;
+    CHECK(std::equal(together.begin() + static_cast<std::ptrdiff_t>(begin),
+                     together.begin() + static_cast<std::ptrdiff_t>(begin + n), step.out->begin() + begin));
+  }
+}
+
+// Prefill: FLOPs at most 1.15 times the causal minimum, sectors at most 1.1 times Q + O + visible K and V per tile of
+// 128 rows, no bank conflicts. QWEN3_LONG takes the 2,048 tokens of the bar; 1,024 are a harder case, the edge weighs
+// more.
+void test_prefill_counts(Random& random, int tokens) {
+  const HeadShape heads{4, 1, 128};
+  const Step step(random, heads, {{tokens, 0}});
+  const DeviceWork work(step, false);
+  attention_prefill(nullptr, step.q->data(), {step.keys->data(), step.values->data()}, work.work(false), heads,
+                    step.out->data());
+  const auto& c = last();
+  const double minimum = 4.0 * heads.n_q_heads * heads.head_dim * (double(tokens) * (tokens + 1) / 2);
+  std::printf("prefill %d: FLOPs %.3f of the minimum, %lld conflicts\n", tokens, double(c.matrix_flops) / minimum,
+              static_cast<long long>(c.bank_conflicts));
+  CHECK(double(c.matrix_flops) <= 1.15 * minimum);
+  CHECK(c.bank_conflicts == 0);
+  double sectors = 2.0 * tokens * heads.n_q_heads * heads.head_dim * 2 / 32;  // Q and O
+  const int per_tile = prefill_tile_tokens(heads);
+  for (int t = 0; t < tokens; t += per_tile) sectors += 2.0 * std::min(tokens, t + per_tile) * heads.head_dim * 2 / 32;
+  const double got = double(c.global_read_sectors + c.global_written_sectors);
+  std::printf("prefill %d: sectors %.3f of the minimum\n", tokens, got / sectors);
+  CHECK(got <= 1.1 * sectors);
+}
+
+// Decode: every K and V byte once per KV head, no bank conflicts.
+void test_decode_counts(Random& random) {
+  const HeadShape heads{8, 2, 128};
+  const Step step(random, heads, {{1, 1023}, {1, 511}, {1, 127}});
+  const DeviceWork work(step, false);
+  attention_decode(nullptr, step.q->data(), {step.keys->data(), step.values->data()}, work.work(true), heads,
+                   work.partials.data(), step.out->data());
+  const auto& c = last();
+  const int64_t kv_sectors = int64_t{1024 + 512 + 128} * heads.n_kv_heads * heads.head_dim * 2 * 2 / 32;
+  const int64_t q_sectors = int64_t{2 + 1 + 1} * heads.n_q_heads * heads.head_dim * 2 /
+                            32;  // splits and warps read q again, in halves of sectors
+  std::printf("decode: sectors %.3f of K + V, %lld conflicts\n", double(c.global_read_sectors) / double(kv_sectors),
+              static_cast<long long>(c.bank_conflicts));
+  CHECK(c.global_read_sectors <= kv_sectors + 4 * q_sectors + 64);
+  CHECK(c.bank_conflicts == 0);
+}
+
+// --- QK-Norm, RoPE, append ---
+
+void test_qk_norm_rope(Random& random) {
+  constexpr int kDims[] = {32, 64, 128};
+  const int kv_heads = static_cast<int>(random.between(1, 3));
+  const HeadShape heads{kv_heads * static_cast<int>(random.between(1, 4)), kv_heads, kDims[random.between(0, 2)]};
+  const int rows = static_cast<int>(random.between(1, 6)), d = heads.head_dim, n_blocks = 8;
+  const int n_heads = heads.n_q_heads + 2 * kv_heads;
+  DeviceArray<float> qkv(static_cast<size_t>(rows) * n_heads * d), q_norm(static_cast<size_t>(d)),
+      k_norm(static_cast<size_t>(d));
+  DeviceArray<float> cos(static_cast<size_t>(rows) * (d / 2)), sin(static_cast<size_t>(rows) * (d / 2));
+  DeviceArray<int32_t> position(static_cast<size_t>(rows)), slot(static_cast<size_t>(rows)),
+      table(static_cast<size_t>(rows));
+  DeviceArray<double> inv_freq(static_cast<size_t>(d)), factor(2);
+  DeviceArray<Bf16> q_out(static_cast<size_t>(rows) * heads.n_q_heads * d);
+  const size_t pool = static_cast<size_t>(n_blocks) * kv_heads * 64 * d;
+  DeviceArray<Bf16> keys(pool), values(pool);
+  for (float& x : qkv) x = random.normal();
+  for (float& x : q_norm) x = random.normal();
+  for (float& x : k_norm) x = random.normal();
+  for (int i = 0; i < d; ++i) inv_freq[i] = std::pow(i < d / 2 ? 1e-6 : 2e-6, 2.0 * (i % (d / 2)) / d);
+  factor[0] = 1, factor[1] = 1.25;
+  for (int r = 0; r < rows; ++r) {
+    position[r] = static_cast<int32_t>(random.between(0, 200000));
+    slot[r] = static_cast<int32_t>(random.between(0, 7) * 64 + r * 9);
+    table[r] = static_cast<int32_t>(random.between(0, 1));
+  }
+  const RowMap map{position.data(), slot.data(), table.data()};
+  rope_rows(nullptr, map, inv_freq.data(), factor.data(), rows, d, cos.data(), sin.data());
+  qk_norm_rope_append(nullptr, qkv.data(), q_norm.data(), k_norm.data(), cos.data(), sin.data(), map, rows, heads,
+                      1e-6f, q_out.data(), {keys.data(), values.data()});
+  const auto& c = last();
+  std::vector<double> got, want;
+  for (int r = 0; r < rows; ++r) {
+    for (int h = 0; h < n_heads; ++h) {
+      const float* in = qkv.data() + (static_cast<size_t>(r) * n_heads + h) * d;
+      const bool is_q = h < heads.n_q_heads, is_v = h >= heads.n_q_heads + kv_heads;
+      const int kv = (h - heads.n_q_heads) % kv_heads;
+      const size_t at = ((static_cast<size_t>(slot[r] / 64) * kv_heads + (is_q ? 0 : kv)) * 64 + slot[r] % 64) * d;
+      const Bf16* out =
+          is_q ? q_out.data() + (static_cast<size_t>(r) * heads.n_q_heads + h) * d : (is_v ? values : keys).data() + at;
+      double squares = 0;
+      for (int i = 0; i < d; ++i) squares += double(in[i]) * in[i];
+      const double scale = 1 / std::sqrt(squares / d + 1e-6);
+      const float* w = is_q ? q_norm.data() : k_norm.data();
+      for (int i = 0; i < d; ++i) {
+        const int j = i % (d / 2);
+        const double angle = position[r] * inv_freq[table[r] * (d / 2) + j], f = factor[table[r]];
+        const double a = in[j] * scale * w[j], b = in[j + d / 2] * scale * w[j + d / 2];
+        const double rotated = i < d / 2 ? a * std::cos(angle) * f - b * std::sin(angle) * f
+                                         : b * std::cos(angle) * f + a * std::sin(angle) * f;
+        want.push_back(is_v ? in[i] : rotated);
+        got.push_back(bf16_to_f32(out[i]));
+      }
+    }
+  }
+  const double error = relative_error(got.data(), want.data(), want.size());
+  CHECK_MSG(error < 2.5e-3, std::to_string(error));
+  // Every byte of qkv once, every result once.
+  const int64_t sectors = int64_t{rows} * n_heads * d * 4 / 32;
+  CHECK(c.global_written_bytes == int64_t{rows} * n_heads * d * 2);
+  CHECK(c.global_read_bytes >= sectors * 32);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Run run(argc, argv);
+  const bool whole = whole_suite(argc, argv);
+  uint64_t stream = 0;
+  on_every_schedule([&] {
+    Random random(seed(), stream++);
+    for (int i = 0; i < (whole ? 20 : 3); ++i) {
+      test_attention(random);
+      test_qk_norm_rope(random);
+    }
+    test_alone(random);
+  });
+  Random random(seed(), 1000);
+  test_prefill_counts(random, whole ? 2048 : 512);
+  test_decode_counts(random);
+  return run.finish();
+}

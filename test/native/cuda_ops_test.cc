@@ -1,0 +1,163 @@
+// Every CUDA kernel on the host emulation, on random small shapes, against the formula in float64 over the same bf16
+// inputs; and the counts that the mathematics bounds: bytes read once, no bank conflicts, FLOPs.
+
+#include "cuda/kernels.h"
+#include "cuda_testing.h"
+
+using namespace qwen3;
+using namespace qwen3::cuda;
+using namespace qwen3::testing;
+using emulate::DeviceArray;
+
+namespace {
+
+const emulate::Counters& last() {
+  return emulate::Session::current().launches.back();
+}
+
+struct Bf16Matrix {
+  DeviceArray<Bf16> data;
+  int rows, cols;
+  Bf16Matrix(Random& random, int r, int c, float scale = 1)
+      : data(static_cast<size_t>(r) * c, "matrix"), rows(r), cols(c) {
+    for (Bf16& x : data) x = f32_to_bf16(scale * random.normal());
+  }
+  double at(int r, int c) const { return bf16_to_f32(data[static_cast<size_t>(r) * cols + c]); }
+};
+
+double silu64(double x) {
+  return x / (1 + std::exp(-x));
+}
+
+// 2-norm over everything; bf16 results carry half a unit of 8 bits.
+void check_error(const std::vector<double>& got, const std::vector<double>& want, double bound,
+                 const std::string& what) {
+  const double error = relative_error(got.data(), want.data(), want.size());
+  CHECK_MSG(error <= bound, what + ": " + std::to_string(error));
+}
+
+void test_embed(Random& random) {
+  const int rows = static_cast<int>(random.between(1, 9)), hidden = 8 * static_cast<int>(random.between(1, 200)),
+            vocab = 50;
+  const Bf16Matrix table(random, vocab, hidden);
+  DeviceArray<int32_t> tokens(static_cast<size_t>(rows));
+  DeviceArray<float> out(static_cast<size_t>(rows) * hidden);
+  for (int32_t& t : tokens) t = static_cast<int32_t>(random.between(0, vocab - 1));
+  embed(nullptr, table.data.data(), tokens.data(), rows, hidden, out.data());
+  for (int r = 0; r < rows; ++r) {
+    for (int i = 0; i < hidden; ++i) CHECK(out[static_cast<size_t>(r) * hidden + i] == table.at(tokens[r], i));
+  }
+}
+
+void test_rms_norm(Random& random) {
+  const int rows = static_cast<int>(random.between(1, 5)), hidden = 4 * static_cast<int>(random.between(1, 2048));
+  const size_t n = static_cast<size_t>(rows) * hidden;
+  DeviceArray<float> x(n), add(n), weight(static_cast<size_t>(hidden));
+  DeviceArray<Bf16> out(n);
+  const bool with_add = random.between(0, 1);
+  std::vector<double> sum(n), want(n), got(n);
+  for (size_t i = 0; i < n; ++i) {
+    x[i] = random.normal(), add[i] = random.normal();
+    sum[i] = with_add ? static_cast<double>(x[i] + add[i]) : x[i];
+  }
+  for (float& w : weight) w = random.normal();
+  rms_norm(nullptr, x.data(), with_add ? add.data() : nullptr, weight.data(), rows, hidden, 1e-6f, out.data());
+  for (int r = 0; r < rows; ++r) {
+    double squares = 0;
+    for (int i = 0; i < hidden; ++i)
+      squares += sum[static_cast<size_t>(r) * hidden + i] * sum[static_cast<size_t>(r) * hidden + i];
+    for (int i = 0; i < hidden; ++i) {
+      const size_t at = static_cast<size_t>(r) * hidden + i;
+      want[at] = sum[at] / std::sqrt(squares / hidden + 1e-6) * weight[i];
+      got[at] = bf16_to_f32(out[at]);
+      CHECK(x[at] == static_cast<float>(sum[at]));
+    }
+  }
+  check_error(got, want, 2.5e-3, "rms_norm");
+  if (hidden % 16 == 0) {  // whole sectors per row: every byte once
+    CHECK(last().global_read_sectors ==
+          static_cast<int64_t>((n * (with_add ? 2 : 1) * 4 + static_cast<size_t>(rows) * hidden * 4) / 32));
+    CHECK(last().global_written_bytes == static_cast<int64_t>(n * 2 + (with_add ? n * 4 : 0)));
+  }
+}
+
+// --- linear ---
+
+void test_linear(Random& random, bool streaming, Output output) {
+  const int rows = static_cast<int>(random.between(1, streaming ? 70 : 200));
+  const int n = (output == Output::kSiluMul ? 16 : 8) * static_cast<int>(random.between(1, 20));
+  const int k = 8 * static_cast<int>(random.between(1, 40));
+  const bool gathered = random.between(0, 1);
+  const int source_rows = gathered ? rows + 7 : rows;
+  const Bf16Matrix x(random, source_rows, k), w(random, n, k, 1 / std::sqrt(static_cast<float>(k)));
+  DeviceArray<int32_t> gather(static_cast<size_t>(rows));
+  for (int32_t& r : gather) r = static_cast<int32_t>(random.between(0, source_rows - 1));
+  const int out_cols = output == Output::kSiluMul ? n / 2 : n;
+  DeviceArray<float> out32(static_cast<size_t>(rows) * n);
+  DeviceArray<Bf16> out16(static_cast<size_t>(rows) * out_cols);
+  std::vector<float> before(out32.size());
+  if (output == Output::kAddF32) {
+    for (size_t i = 0; i < before.size(); ++i) before[i] = out32[i] = random.normal();
+  }
+  const LinearOperands operands{x.data.data(), w.data.data(),
+                                output == Output::kSiluMul ? static_cast<void*>(out16.data()) : out32.data(),
+                                gathered ? gather.data() : nullptr};
+  (streaming ? linear_stream : linear)(nullptr, operands, {rows, n, k}, output);
+  std::vector<double> got, want;
+  for (int r = 0; r < rows; ++r) {
+    const int source = gathered ? gather[r] : r;
+    const auto product = [&](int row) {
+      double sum = 0;
+      for (int i = 0; i < k; ++i) sum += x.at(source, i) * w.at(row, i);
+      return sum;
+    };
+    for (int j = 0; j < out_cols; ++j) {
+      const size_t at = static_cast<size_t>(r) * out_cols + j;
+      if (output == Output::kSiluMul) {
+        const int gate = j / 8 * 16 + j % 8;
+        want.push_back(silu64(product(gate)) * product(gate + 8));
+        got.push_back(bf16_to_f32(out16[at]));
+      } else {
+        want.push_back(product(j) + before[at]);
+        got.push_back(out32[at]);
+      }
+    }
+  }
+  check_error(got, want, output == Output::kSiluMul ? 3e-3 : 2e-6, streaming ? "linear_stream" : "linear");
+  CHECK_MSG(last().bank_conflicts == 0, std::string(streaming ? "linear_stream" : "linear") + " conflicts");
+}
+
+// Every weight byte once, in full sectors, for 1 to 16 rows; and a row's bits do not depend on the other rows.
+void test_stream_counts(Random& random) {
+  const int n = 48, k = 512;
+  const Bf16Matrix w(random, n, k), x(random, 64, k);
+  DeviceArray<float> alone(n), together(static_cast<size_t>(64) * n);
+  linear_stream(nullptr, {x.data.data() + 5 * k, w.data.data(), alone.data()}, {1, n, k}, Output::kStoreF32);
+  for (const int rows : {6, 13, 16, 27, 64}) {
+    linear_stream(nullptr, {x.data.data(), w.data.data(), together.data()}, {rows, n, k}, Output::kStoreF32);
+    for (int i = 0; i < n; ++i) CHECK(together[static_cast<size_t>(5) * n + i] == alone[i]);
+    const auto& c = last();
+    const int64_t weight_sectors = int64_t{n} * k * 2 / 32, x_sectors = int64_t{rows} * k * 2 / 32;
+    CHECK(c.distinct_sectors_read == weight_sectors + x_sectors);
+    // x is read by each block of 16 weight rows; the weight once.
+    CHECK(c.global_read_sectors == weight_sectors + x_sectors * (n / 16));
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Run run(argc, argv);
+  uint64_t stream = 0;
+  on_every_schedule([&] {
+    Random random(seed(), stream++);
+    test_embed(random);
+    test_rms_norm(random);
+    for (const bool streaming : {false, true}) {
+      for (const Output output : {Output::kStoreF32, Output::kAddF32, Output::kSiluMul})
+        test_linear(random, streaming, output);
+    }
+    test_stream_counts(random);
+  });
+  return run.finish();
+}
