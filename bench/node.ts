@@ -5,8 +5,8 @@
  *     npx tsx bench/node.ts
  *
  * readFile p99 (to be below 5 ms), event-loop delay p99, tokens/s of eight streams against one (to be at least 2.5 times),
- * two busy models together against one (to be at least 0.9 times), busy time of JavaScript's thread per token (to be at
- * most 20 us). Median of five runs, each in a process of its own.
+ * two busy models together against one (to be at least 0.9 times), processor time of JavaScript's thread per token (to be
+ * at most 20 us). Median of five runs, each in a process of its own.
  * Writes bench/results/node.json.
  */
 import { execFileSync } from 'node:child_process'
@@ -46,6 +46,7 @@ const names = [
   'twoModelsTokensPerSecond',
   'twoModelsRatio',
   'usPerToken',
+  'cpuUsPerToken',
 ]
 const result = {
   ...environment(),
