@@ -1,7 +1,16 @@
 /** `qwen3 bench`: tokens per second of prefill and decode on this machine. */
 import type { Command } from 'commander'
 import type { Qwen3 } from '../lib/index'
-import { addLoadFlags, examples, type LoadFlags, positiveInteger } from './common/flags'
+import {
+  addLoadFlags,
+  defined,
+  examples,
+  integer,
+  type LoadFlags,
+  positiveInteger,
+  speculateHelp,
+  speculation,
+} from './common/flags'
 import { interruptible } from './common/interrupt'
 import { loadModel } from './common/load'
 
@@ -10,6 +19,7 @@ interface BenchFlags extends LoadFlags {
   generate: number
   sequences: number
   runs: number
+  speculate?: number | true
   json?: boolean
 }
 
@@ -25,6 +35,7 @@ export function addBench(program: Command): void {
     .option('--generate <tokens>', 'tokens to generate', positiveInteger, 128)
     .option('--sequences <n>', 'requests at once', positiveInteger, 1)
     .option('--runs <n>', 'measured runs', positiveInteger, 3)
+    .option('--speculate [n]', speculateHelp, integer)
     .option('--json', 'print one JSON object with every run')
     .action((flags: BenchFlags) => interruptible((signal) => bench(flags, signal)))
   addLoadFlags(command)
@@ -36,6 +47,8 @@ export function addBench(program: Command): void {
 }
 
 interface Run {
+  /** Decode steps' tokens that were drafted and accepted, with --speculate. */
+  acceptedTokens: number
   /** Prompt tokens of all sequences / the longest time from the start of a prefill to its end. */
   prefillTokensPerSecond: number
   decodeTokensPerSecond: number
@@ -59,6 +72,7 @@ async function bench(flags: BenchFlags, signal: AbortSignal): Promise<void> {
       prefillTokensPerSecond: median('prefillTokensPerSecond'),
       decodeTokensPerSecond: median('decodeTokensPerSecond'),
       firstTokenMs: median('firstTokenMs'),
+      ...(flags.speculate !== undefined && { acceptedTokens: median('acceptedTokens') }),
     }
     if (flags.json) process.stdout.write(`${JSON.stringify({ ...summary, runs })}\n`)
     else
@@ -66,7 +80,8 @@ async function bench(flags: BenchFlags, signal: AbortSignal): Promise<void> {
         `${flags.model}: ${flags.sequences} x (${flags.prompt} prompt + ${flags.generate} generated tokens), median of ${flags.runs}\n` +
           `  prefill      ${summary.prefillTokensPerSecond.toFixed(1)} tokens/s\n` +
           `  decode       ${summary.decodeTokensPerSecond.toFixed(1)} tokens/s\n` +
-          `  first token  ${summary.firstTokenMs.toFixed(1)} ms\n`,
+          `  first token  ${summary.firstTokenMs.toFixed(1)} ms\n` +
+          (summary.acceptedTokens === undefined ? '' : `  accepted     ${summary.acceptedTokens} drafted tokens\n`),
       )
   } finally {
     await model.close()
@@ -76,7 +91,8 @@ async function bench(flags: BenchFlags, signal: AbortSignal): Promise<void> {
 async function measure(model: Qwen3, flags: BenchFlags, run: number, signal: AbortSignal): Promise<Run> {
   const requests = Array.from({ length: flags.sequences }, (_, sequence) => {
     const prompt = randomIds(flags.prompt, run * flags.sequences + sequence + 1, model.tokenizer.vocabSize)
-    return model.generate(prompt, { maxTokens: flags.generate, ignoreEos: true, temperature: 0, signal }).result()
+    const options = { maxTokens: flags.generate, ignoreEos: true, temperature: 0, signal }
+    return model.generate(prompt, { ...options, ...defined({ speculation: speculation(flags.speculate) }) }).result()
   })
   const results = await Promise.all(requests)
   const longest = (field: 'prefillMs' | 'decodeMs' | 'firstTokenMs') =>
@@ -87,6 +103,7 @@ async function measure(model: Qwen3, flags: BenchFlags, run: number, signal: Abo
     prefillTokensPerSecond: (1000 * flags.prompt * flags.sequences) / longest('prefillMs'),
     decodeTokensPerSecond: decoded > 0 ? (1000 * decoded) / longest('decodeMs') : 0,
     firstTokenMs: longest('firstTokenMs'),
+    acceptedTokens: results.reduce((sum, { usage }) => sum + usage.acceptedTokens, 0),
   }
 }
 

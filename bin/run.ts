@@ -61,6 +61,7 @@ export function addRun(program: Command): void {
     ["qwen3 run --budget 64 'What is 12+30-7?'", 'think for at most 64 tokens'],
     ["qwen3 run --no-think 'What is 12+30-7?'", 'answer at once'],
     ['qwen3 run -m ./Qwen3-0.6B "Summarise:" < notes.txt', 'a real model; prompt and piped text'],
+    ['qwen3 run -m ./Qwen3-0.6B --speculate "Fix the typos:" < a.txt', 'an answer that repeats its prompt, sooner'],
     ["qwen3 run --json 'What is 2+2?' | jq .usage", 'for programs'],
   ])
 }

@@ -41,7 +41,7 @@ export declare function received(value: unknown): string;
 
 // ---- lib/load.d.ts
 import { Chat } from './chat';
-import { type NativeModel } from './native';
+import { type NativeModel, type NativeWeightFormat } from './native';
 import { Tokenizer } from './tokenizer';
 import type { LoadOptions, ModelName } from './types';
 /** What a loaded model is and how it was set up. */
@@ -57,7 +57,7 @@ export interface ModelInfo {
     nativeWindow: number;
     kvCacheBytes: number;
     maxSequences: number;
-    weights: 'f32' | 'bf16';
+    weights: NativeWeightFormat;
     kvCache: 'f32' | 'bf16';
     device: string;
     /** What its template can: `'hybrid'` switches thinking per request, `'none'` has no template. */
@@ -85,6 +85,9 @@ export interface ModelStats {
     promptTokens: number;
     cachedTokens: number;
     generatedTokens: number;
+    /** Tokens that were drafted (option `speculation`), and how many of them were chosen. */
+    draftTokens: number;
+    acceptedTokens: number;
     weightBytes: number;
     /** The paged cache; `cachedBlocks` hold prefixes that a later prompt can reuse and are free for others as well. */
     kvCache: {
@@ -321,6 +324,8 @@ export interface LoadOptions {
     rope?: 'auto' | 'static' | 'none';
     /** Context extension factor; default: contextLength / native window, at least 1. */
     yarnFactor?: number;
+    /** What requests do that do not say so themselves; default `false`. See {@link GenerateOptions.speculation}. */
+    speculation?: false | PromptLookupOptions;
     /** Seed of the weights of a `random:` model. */
     randomSeed?: number;
     onProgress?: (progress: {
@@ -363,6 +368,23 @@ export interface Tool {
         strict?: boolean;
     };
 }
+/**
+ * Prompt lookup: where the last tokens stood before, in the prompt or the output, the engine drafts the tokens that followed
+ * there and checks them all in one step. It pays where an answer repeats the prompt or itself (edits of code, quotes,
+ * tables, working in steps); elsewhere the engine soon leaves it off by itself.
+ *
+ * The output is the same with and without it, token for token, also when sampling: a draft token stands only where it is
+ * the one that the seed draws. Only time changes, and `usage.draftTokens` with it.
+ */
+export interface PromptLookupOptions {
+    type: 'prompt-lookup';
+    /** Most tokens drafted for one step, 1 to 64; default 16. The engine drafts as many as its step times say will pay. */
+    maxDraft?: number;
+    /** Fewest tokens that must have stood before, 1 to 16; default 2. */
+    minNgram?: number;
+    /** Most tokens that are looked up, minNgram to 16; default 4. The longest match counts, then the most recent. */
+    maxNgram?: number;
+}
 export interface GenerateOptions {
     /** Most generated tokens; default: the remaining context. */
     maxTokens?: number;
@@ -382,6 +404,8 @@ export interface GenerateOptions {
     /** true: log-probability of each token; n: with n alternatives. */
     logprobs?: boolean | number;
     ignoreEos?: boolean;
+    /** Drafts of the next tokens, which change the speed and nothing else; `false`: none. Default: the model's load option. */
+    speculation?: false | PromptLookupOptions;
     signal?: AbortSignal;
 }
 export interface ChatOptions extends GenerateOptions {
@@ -409,6 +433,9 @@ export interface Usage {
     forcedTokens: number;
     /** thinking + answer + toolCall + forced. */
     completionTokens: number;
+    /** Tokens that were drafted (option `speculation`), and how many of them became part of the completion. */
+    draftTokens: number;
+    acceptedTokens: number;
     timings: {
         queueMs: number;
         prefillMs: number;
@@ -491,4 +518,4 @@ export interface ChatStream extends AsyncIterable<ChatEvent> {
 export { Qwen3Error, type Qwen3ErrorCode } from './errors';
 export { type ModelInfo, type ModelStats, Qwen3, type RenderOptions } from './model';
 export { type DecodeOptions, type EncodeOptions, type StreamDecoder, Tokenizer } from './tokenizer';
-export type { AbortedError, ChatEvent, ChatMessage, ChatOptions, ChatResult, ChatStream, FinishReason, GenerateOptions, LoadOptions, ModelName, ThinkingStop, TokenLogprob, Tool, ToolCall, Usage, } from './types';
+export type { AbortedError, ChatEvent, ChatMessage, ChatOptions, ChatResult, ChatStream, FinishReason, GenerateOptions, LoadOptions, ModelName, PromptLookupOptions, ThinkingStop, TokenLogprob, Tool, ToolCall, Usage, } from './types';

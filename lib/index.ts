@@ -14,6 +14,7 @@ export type {
   GenerateOptions,
   LoadOptions,
   ModelName,
+  PromptLookupOptions,
   ThinkingStop,
   TokenLogprob,
   Tool,

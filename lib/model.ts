@@ -20,6 +20,9 @@ export interface ModelStats {
   promptTokens: number
   cachedTokens: number
   generatedTokens: number
+  /** Tokens that were drafted (option `speculation`), and how many of them were chosen. */
+  draftTokens: number
+  acceptedTokens: number
   weightBytes: number
   /** The paged cache; `cachedBlocks` hold prefixes that a later prompt can reuse and are free for others as well. */
   kvCache: { blockTokens: number; blockBytes: number; totalBlocks: number; freeBlocks: number; cachedBlocks: number }
@@ -43,11 +46,14 @@ export class Qwen3 {
   /** What was loaded, and the sizes that were chosen. */
   readonly info: Readonly<ModelInfo>
   readonly #loaded: LoadedModel
+  /** Of requests that do not say. */
+  readonly #speculation: LoadOptions['speculation']
   readonly #active = new Set<ActiveStream>()
   #closing: Promise<void> | undefined
 
-  private constructor(loaded: LoadedModel) {
+  private constructor(loaded: LoadedModel, speculation: LoadOptions['speculation']) {
     this.#loaded = loaded
+    this.#speculation = speculation
     this.tokenizer = loaded.tokenizer
     this.info = Object.freeze(loaded.info)
   }
@@ -58,7 +64,9 @@ export class Qwen3 {
    * `ADDON_NOT_FOUND`, or `ABORTED` when the signal aborts.
    */
   static async load(name: ModelName | URL, options: LoadOptions = {}): Promise<Qwen3> {
-    return new Qwen3(await loadModel(name, options))
+    // Copied at once: what becomes of the caller's object has no effect.
+    const speculation = options?.speculation && { ...options.speculation }
+    return new Qwen3(await loadModel(name, options), speculation)
   }
 
   /**
@@ -71,7 +79,13 @@ export class Qwen3 {
     const { chat } = this.#loaded
     const rendered = chat.render(messages, options)
     const encoding = { parseSpecial: true, literal: rendered.literal }
-    return this.#start(chat.plan(rendered, options), rendered.text, encoding, options.signal, this.chat)
+    return this.#start(
+      chat.plan(rendered, this.#withDefaults(options)),
+      rendered.text,
+      encoding,
+      options.signal,
+      this.chat,
+    )
   }
 
   /** Continues a text (in which the text of control tokens counts) or token ids, without a template. */
@@ -84,7 +98,7 @@ export class Qwen3 {
       })
     }
     const input = typeof prompt === 'string' ? prompt : checkIds(prompt, this.info.vocabSize)
-    const plan = this.#loaded.chat.planGenerate(options)
+    const plan = this.#loaded.chat.planGenerate(this.#withDefaults(options))
     return this.#start(plan, input, { parseSpecial: true }, options.signal, this.generate)
   }
 
@@ -135,6 +149,10 @@ export class Qwen3 {
     for (const stream of streams) stream.cancel(reason, 'The model was closed while the request was under way.')
     await this.#loaded.native.close()
     await Promise.all(streams.map((stream) => stream.settled))
+  }
+
+  #withDefaults<T extends GenerateOptions>(options: T): T {
+    return options.speculation === undefined ? { ...options, speculation: this.#speculation } : options
   }
 
   #requireOpen(): void {

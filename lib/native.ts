@@ -112,6 +112,13 @@ export interface NativeSegmentPlan {
   softLanding: boolean
 }
 
+/** Drafts from the sequence's own text; engine/request.h `Speculation`. */
+export interface NativeSpeculation {
+  maxDraft: number
+  minNgram: number
+  maxNgram: number
+}
+
 export interface NativeRequest {
   prompt: Int32Array
   temperature: number
@@ -128,6 +135,7 @@ export interface NativeRequest {
   /** -1: none; 0: the chosen token's; n: that many alternatives too. */
   topLogprobs: number
   segments: NativeSegmentPlan
+  speculation?: NativeSpeculation
   maxTokens: number
   eos: Int32Array
   ignoreEos: boolean
@@ -155,6 +163,8 @@ export interface NativeUsage {
   answerTokens: number
   toolCallTokens: number
   forcedTokens: number
+  draftTokens: number
+  acceptedTokens: number
   queueMs: number
   prefillMs: number
   firstTokenMs: number
@@ -193,6 +203,8 @@ export interface NativeStats {
   promptTokens: number
   cachedTokens: number
   generatedTokens: number
+  draftTokens: number
+  acceptedTokens: number
   expertCounts: Float64Array
 }
 

@@ -1,11 +1,15 @@
 /** Validation of options: wrong types, ranges and names are refused with what was expected and what was received. */
 import { Qwen3Error, received } from './errors'
-import type { ChatOptions, GenerateOptions, LoadOptions } from './types'
+import type { ChatOptions, GenerateOptions, LoadOptions, PromptLookupOptions } from './types'
 import { nearNames } from './weights'
+
+type Rules = Record<string, Rule>
 
 interface Rule {
   expected: string
   accepts(value: unknown): boolean
+  /** Further checks of a value that is accepted; throws. */
+  refine?(value: unknown): void
 }
 
 const isNumber = (value: unknown): value is number => typeof value === 'number'
@@ -68,6 +72,34 @@ const logprobs: Rule = {
   accepts: (value) => typeof value === 'boolean' || wholeNumber(0, MAX_LOGPROBS).accepts(value),
 }
 
+const speculation: Rule = {
+  expected: "false or an object such as { type: 'prompt-lookup' }",
+  accepts: (value) => value === false || (typeof value === 'object' && value !== null && !Array.isArray(value)),
+  refine: (value) => {
+    if (value !== false) checkPromptLookup(value as PromptLookupOptions)
+  },
+}
+
+const promptLookupRules: Record<keyof PromptLookupOptions, Rule> = {
+  type: oneOf('prompt-lookup'),
+  maxDraft: wholeNumber(1, 64),
+  minNgram: wholeNumber(1, 16),
+  maxNgram: wholeNumber(1, 16),
+}
+
+function checkPromptLookup(options: PromptLookupOptions): void {
+  expect('speculation.type', options.type, promptLookupRules.type)
+  for (const [name, value] of Object.entries(options)) {
+    const rule = Object.hasOwn(promptLookupRules, name) && promptLookupRules[name as keyof PromptLookupOptions]
+    if (!rule) unknownOption('speculation', name, promptLookupRules)
+    if (value !== undefined) expect(`speculation.${name}`, value, rule)
+  }
+  const { minNgram, maxNgram } = options
+  if (minNgram !== undefined && maxNgram !== undefined && maxNgram < minNgram) {
+    fail('speculation.maxNgram', `a whole number from minNgram (${minNgram}) to 16`, maxNgram)
+  }
+}
+
 /** Size of the table, of each id and of each value. */
 const logitBias = (vocab: number): Rule => ({
   expected: `an object of token ids from 0 to ${vocab - 1} and numbers from -100 to 100 (or -Infinity)`,
@@ -83,8 +115,6 @@ const logitBias = (vocab: number): Rule => ({
   },
 })
 
-type Rules = Record<string, Rule>
-
 const loadRules: Record<keyof LoadOptions, Rule> = {
   device: text,
   weights: oneOf('auto', 'f32', 'bf16'),
@@ -96,6 +126,7 @@ const loadRules: Record<keyof LoadOptions, Rule> = {
   maxWaiting: wholeNumber(0, MAX_TOKENS),
   rope: oneOf('auto', 'static', 'none'),
   yarnFactor: number(1, 1024),
+  speculation,
   randomSeed: wholeNumber(0),
   onProgress: callback,
   signal: abortSignal,
@@ -115,6 +146,7 @@ const generateRules = (vocab: number): Record<keyof GenerateOptions, Rule> => ({
   stop,
   logprobs,
   ignoreEos: boolean,
+  speculation,
   signal: abortSignal,
 })
 
@@ -174,19 +206,22 @@ function check(call: string, options: object, rules: Rules): void {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) fail('options', 'an object', options)
   for (const [name, value] of Object.entries(options)) {
     const rule = Object.hasOwn(rules, name) ? rules[name] : undefined
-    if (!rule) {
-      const near = nearNames(name, Object.keys(rules))[0]
-      const hint = near ? ` Did you mean ${near}?` : ''
-      throw new Qwen3Error('INVALID_ARGUMENT', `${call}() has no option ${received(name)}.${hint}`, {
-        subject: name.slice(0, 60),
-      })
-    }
+    if (!rule) unknownOption(`${call}()`, name, rules)
     if (value !== undefined) expect(name, value, rule)
   }
 }
 
+function unknownOption(where: string, name: string, rules: Rules): never {
+  const near = nearNames(name, Object.keys(rules))[0]
+  const hint = near ? ` Did you mean ${near}?` : ''
+  throw new Qwen3Error('INVALID_ARGUMENT', `${where} has no option ${received(name)}.${hint}`, {
+    subject: name.slice(0, 60),
+  })
+}
+
 function expect(name: string, value: unknown, rule: Rule): void {
   if (!rule.accepts(value)) fail(name, rule.expected, value)
+  rule.refine?.(value)
 }
 
 function fail(name: string, expected: string, value: unknown): never {

@@ -25,6 +25,8 @@ export interface LoadOptions {
   rope?: 'auto' | 'static' | 'none'
   /** Context extension factor; default: contextLength / native window, at least 1. */
   yarnFactor?: number
+  /** What requests do that do not say so themselves; default `false`. See {@link GenerateOptions.speculation}. */
+  speculation?: false | PromptLookupOptions
   /** Seed of the weights of a `random:` model. */
   randomSeed?: number
   onProgress?: (progress: { loadedBytes: number; totalBytes: number }) => void
@@ -57,6 +59,24 @@ export interface Tool {
   function: { name: string; description?: string; parameters?: Record<string, unknown>; strict?: boolean }
 }
 
+/**
+ * Prompt lookup: where the last tokens stood before, in the prompt or the output, the engine drafts the tokens that followed
+ * there and checks them all in one step. It pays where an answer repeats the prompt or itself (edits of code, quotes,
+ * tables, working in steps); elsewhere the engine soon leaves it off by itself.
+ *
+ * The output is the same with and without it, token for token, also when sampling: a draft token stands only where it is
+ * the one that the seed draws. Only time changes, and `usage.draftTokens` with it.
+ */
+export interface PromptLookupOptions {
+  type: 'prompt-lookup'
+  /** Most tokens drafted for one step, 1 to 64; default 16. The engine drafts as many as its step times say will pay. */
+  maxDraft?: number
+  /** Fewest tokens that must have stood before, 1 to 16; default 2. */
+  minNgram?: number
+  /** Most tokens that are looked up, minNgram to 16; default 4. The longest match counts, then the most recent. */
+  maxNgram?: number
+}
+
 export interface GenerateOptions {
   /** Most generated tokens; default: the remaining context. */
   maxTokens?: number
@@ -76,6 +96,8 @@ export interface GenerateOptions {
   /** true: log-probability of each token; n: with n alternatives. */
   logprobs?: boolean | number
   ignoreEos?: boolean
+  /** Drafts of the next tokens, which change the speed and nothing else; `false`: none. Default: the model's load option. */
+  speculation?: false | PromptLookupOptions
   signal?: AbortSignal
 }
 
@@ -106,6 +128,9 @@ export interface Usage {
   forcedTokens: number
   /** thinking + answer + toolCall + forced. */
   completionTokens: number
+  /** Tokens that were drafted (option `speculation`), and how many of them became part of the completion. */
+  draftTokens: number
+  acceptedTokens: number
   timings: { queueMs: number; prefillMs: number; firstTokenMs: number; decodeMs: number; rescaleMs: number }
 }
 

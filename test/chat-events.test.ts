@@ -92,6 +92,8 @@ const NO_USAGE = {
   answerTokens: 0,
   toolCallTokens: 0,
   forcedTokens: 0,
+  draftTokens: 0,
+  acceptedTokens: 0,
   queueMs: 0,
   prefillMs: 0,
   firstTokenMs: 0,
@@ -279,6 +281,8 @@ describe('stop strings, usage, partial results', () => {
       answerTokens: 5,
       toolCallTokens: 2,
       forcedTokens: 1,
+      draftTokens: 9,
+      acceptedTokens: 6,
       queueMs: 1,
       prefillMs: 2,
       firstTokenMs: 3,
@@ -293,6 +297,8 @@ describe('stop strings, usage, partial results', () => {
       toolCallTokens: 2,
       forcedTokens: 1,
       completionTokens: 11,
+      draftTokens: 9,
+      acceptedTokens: 6,
       timings: { queueMs: 1, prefillMs: 2, firstTokenMs: 3, decodeMs: 4, rescaleMs: 5 },
     })
   })

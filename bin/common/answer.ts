@@ -62,6 +62,9 @@ export function statsLines(result: ChatResult): string {
     ['prefill', `${rate(prefilled, timings.prefillMs)} (${timings.prefillMs.toFixed(0)} ms)`],
     ['decode', `${rate(usage.completionTokens, timings.decodeMs)} (${timings.decodeMs.toFixed(0)} ms)`],
     ['first token', `${timings.firstTokenMs.toFixed(0)} ms`],
+    ...(usage.draftTokens > 0
+      ? [['drafts', `${usage.draftTokens} tokens, ${usage.acceptedTokens} accepted`] as [string, string]]
+      : []),
     ['seed', String(result.seed)],
   ]
   const lines = rows.map(([name, value]) => `${name.padEnd(12)}${value}\n`).join('')

@@ -77,6 +77,15 @@ export function loadOptions(flags: LoadFlags): LoadOptions {
   })
 }
 
+export const speculateHelp =
+  'draft up to n tokens a step (default 16) from the text so far: the same answer, sooner where it repeats itself'
+
+/** The API's option for --speculate. */
+export function speculation(flag: number | true | undefined): ChatOptions['speculation'] {
+  if (flag === undefined) return undefined
+  return { type: 'prompt-lookup', ...(flag !== true && { maxDraft: flag }) }
+}
+
 export interface AnswerFlags {
   think?: boolean
   budget?: number
@@ -93,6 +102,7 @@ export interface AnswerFlags {
   seed?: number
   stop?: string[]
   ignoreEos?: boolean
+  speculate?: number | true
 }
 
 /** How long to think and how to sample. Without a flag the model's own settings count, then Qwen3's advice for the mode. */
@@ -116,6 +126,7 @@ export function addAnswerFlags(command: Command): Command {
     .option('--seed <n>', 'same seed, same answer; default: random, printed by --stats', integer)
     .option('--stop <text>', 'end the answer before this text (may be repeated)', collect)
     .option('--ignore-eos', 'go on after an end token, up to --max-tokens')
+    .option('--speculate [n]', speculateHelp, integer)
 }
 
 export function answerOptions(flags: AnswerFlags): ChatOptions {
@@ -135,6 +146,7 @@ export function answerOptions(flags: AnswerFlags): ChatOptions {
     seed: flags.seed,
     stop: flags.stop,
     ignoreEos: flags.ignoreEos,
+    speculation: speculation(flags.speculate),
   })
 }
 

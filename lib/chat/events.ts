@@ -378,6 +378,8 @@ function usageOf(usage: NativeUsage | undefined): Usage {
     cachedTokens: of('cachedTokens'),
     ...parts,
     completionTokens: parts.thinkingTokens + parts.answerTokens + parts.toolCallTokens + parts.forcedTokens,
+    draftTokens: of('draftTokens'),
+    acceptedTokens: of('acceptedTokens'),
     timings: {
       queueMs: of('queueMs'),
       prefillMs: of('prefillMs'),

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { Qwen3Error, received } from '../errors'
-import type { NativeRequest, NativeSegmentPlan } from '../native'
-import type { ChatOptions, GenerateOptions } from '../types'
+import type { NativeRequest, NativeSegmentPlan, NativeSpeculation } from '../native'
+import type { ChatOptions, GenerateOptions, PromptLookupOptions } from '../types'
 import type { GenerationConfig } from '../weights'
 import { invalid } from './plain'
 import { decideSampling } from './presets'
@@ -118,6 +118,7 @@ function assemble(
       logitBiasValues: Float32Array.from(bias.values()),
       topLogprobs: logprobs === undefined || logprobs === false ? -1 : logprobs === true ? 0 : logprobs,
       segments,
+      ...(options.speculation && { speculation: promptLookup(options.speculation) }),
       maxTokens: options.maxTokens ?? -1,
       eos: Int32Array.from(eosIds(context)),
       ignoreEos: options.ignoreEos ?? false,
@@ -130,6 +131,12 @@ function assemble(
     logprobs: logprobs !== undefined && logprobs !== false,
     warnings: [],
   }
+}
+
+/** Where only one of the two lengths is given, the other's default gives way. */
+function promptLookup({ maxDraft, minNgram, maxNgram }: PromptLookupOptions): NativeSpeculation {
+  const fewest = minNgram ?? Math.min(2, maxNgram ?? 2)
+  return { maxDraft: maxDraft ?? 16, minNgram: fewest, maxNgram: maxNgram ?? Math.max(4, fewest) }
 }
 
 /** The files' ids, or those of the family's two end tokens where the files name none. */

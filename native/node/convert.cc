@@ -124,6 +124,14 @@ SamplingParams sampling_from(const Fields& fields) {
   return sampling;
 }
 
+Speculation speculation_from(const Fields& fields) {
+  Speculation speculation;
+  speculation.max_draft = fields.integer32("maxDraft");
+  speculation.min_ngram = fields.integer32("minNgram");
+  speculation.max_ngram = fields.integer32("maxNgram");
+  return speculation;
+}
+
 // The values of lib/native.ts for these enumerations.
 const char* name_of(FinishReason reason) {
   switch (reason) {
@@ -198,6 +206,8 @@ Napi::Object usage_to_js(Napi::Env env, const Usage& usage) {
   set("answerTokens", static_cast<double>(usage.answer_tokens));
   set("toolCallTokens", static_cast<double>(usage.tool_call_tokens));
   set("forcedTokens", static_cast<double>(usage.forced_tokens));
+  set("draftTokens", static_cast<double>(usage.draft_tokens));
+  set("acceptedTokens", static_cast<double>(usage.accepted_tokens));
   set("queueMs", usage.queue_ms);
   set("prefillMs", usage.prefill_ms);
   set("firstTokenMs", usage.first_token_ms);
@@ -259,6 +269,7 @@ Request request_from_js(const Napi::Value& value) {
   request.prompt = fields.int32_array("prompt");
   request.sampling = sampling_from(fields);
   request.segments = segments_from(fields.object("segments"));
+  if (fields.has("speculation")) request.speculation = speculation_from(fields.object("speculation"));
   request.max_tokens = fields.integer("maxTokens");
   request.eos = fields.int32_array("eos");
   request.ignore_eos = fields.boolean("ignoreEos");
@@ -308,6 +319,8 @@ Napi::Object stats_to_js(Napi::Env env, const EngineStats& stats) {
   set("promptTokens", stats.prompt_tokens);
   set("cachedTokens", stats.cached_tokens);
   set("generatedTokens", stats.generated_tokens);
+  set("draftTokens", stats.draft_tokens);
+  set("acceptedTokens", stats.accepted_tokens);
   Napi::Float64Array counts = Napi::Float64Array::New(env, stats.expert_counts.size());
   for (size_t i = 0; i < stats.expert_counts.size(); ++i) counts[i] = static_cast<double>(stats.expert_counts[i]);
   object.Set("expertCounts", counts);
