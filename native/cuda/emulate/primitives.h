@@ -116,12 +116,12 @@ T shuffle(T value, int lane, Where where = Where::current()) {
 }
 template <class T>
 T shuffle_xor(T value, int mask, Where where = Where::current()) {
-  return shuffle(value, (thread_index().x % 32) ^ mask, where);
+  return cuda::shuffle(value, (thread_index().x % 32) ^ mask, where);
 }
 template <class T>
 T shuffle_up(T value, int delta, Where where = Where::current()) {
   const int lane = thread_index().x % 32;
-  return shuffle(value, lane >= delta ? lane - delta : lane, where);
+  return cuda::shuffle(value, lane >= delta ? lane - delta : lane, where);
 }
 inline void warp_sync(Where where = Where::current()) {
   emulate::Block::current().warp_barrier(where);

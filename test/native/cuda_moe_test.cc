@@ -1,0 +1,243 @@
+// The mixture-of-experts kernels on the host emulation against float64: router with ties, stable counting sort, grouped
+// products for many rows and for few, weighted sum; and their counts.
+
+#include <algorithm>
+#include <set>
+
+#include "cuda/kernels.h"
+#include "cuda_testing.h"
+
+using namespace qwen3;
+using namespace qwen3::cuda;
+using namespace qwen3::testing;
+using emulate::DeviceArray;
+
+namespace {
+
+const emulate::Counters& last() {
+  return emulate::Session::current().launches.back();
+}
+
+double value(const Bf16& x) {
+  return bf16_to_f32(x);
+}
+double silu64(double x) {
+  return x / (1 + std::exp(-x));
+}
+void fill(Random& random, DeviceArray<Bf16>& array, float scale) {
+  for (Bf16& x : array) x = f32_to_bf16(scale * random.normal());
+}
+
+// Scores of a row in float64, and the ids in the order of the contract.
+std::vector<int32_t> expected_choice(const std::vector<double>& scores, int top_k) {
+  std::vector<int32_t> ids(scores.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+  ids.resize(static_cast<size_t>(top_k));
+  return ids;
+}
+
+struct Layer {
+  MoeShape shape;
+  DeviceArray<Bf16> x, router, gate_up, down;
+  DeviceArray<const Bf16*> gate_up_of, down_of;
+  DeviceArray<int32_t> ids, order, offsets, load;
+  DeviceArray<float> shares, products, out;
+  DeviceArray<Bf16> gated;
+
+  Layer(Random& random, const MoeShape& s)
+      : shape(s),
+        x(size_t(s.n_rows) * s.hidden, "x"),
+        router(size_t(s.n_experts) * s.hidden, "router"),
+        gate_up(size_t(s.n_experts) * 2 * s.ffn * s.hidden, "gate_up"),
+        down(size_t(s.n_experts) * s.ffn * s.hidden, "down"),
+        gate_up_of(size_t(s.n_experts)),
+        down_of(size_t(s.n_experts)),
+        ids(size_t(s.n_rows) * s.top_k),
+        order(size_t(s.n_rows) * s.top_k),
+        offsets(size_t(s.n_experts) + 1),
+        load(size_t(s.n_experts)),
+        shares(size_t(s.n_rows) * s.top_k),
+        products(size_t(s.n_rows) * s.top_k * s.hidden, "products"),
+        out(size_t(s.n_rows) * s.hidden),
+        gated(size_t(s.n_rows) * s.top_k * s.ffn, "gated") {
+    const float scale = 1 / std::sqrt(static_cast<float>(s.hidden));
+    fill(random, x, 1), fill(random, router, 2 * scale), fill(random, gate_up, scale), fill(random, down, scale);
+    for (int e = 0; e < s.n_experts; ++e) {
+      gate_up_of[e] = gate_up.data() + size_t(e) * 2 * s.ffn * s.hidden;
+      down_of[e] = down.data() + size_t(e) * s.ffn * s.hidden;
+      load[e] = 0;
+    }
+  }
+  MoeOperands operands() const {
+    return {x.data(), gate_up_of.data(), down_of.data(), order.data(), offsets.data(), gated.data(), products.data()};
+  }
+  std::vector<double> scores(int row) const {
+    std::vector<double> dots(size_t(shape.n_experts));
+    for (int e = 0; e < shape.n_experts; ++e) {
+      for (int i = 0; i < shape.hidden; ++i) dots[e] += value(x[size_t(row) * shape.hidden + i]) * value(router[size_t(e) * shape.hidden + i]);
+    }
+    return dots;
+  }
+};
+
+void check_router(const Layer& layer) {
+  const MoeShape& s = layer.shape;
+  for (int r = 0; r < s.n_rows; ++r) {
+    const auto scores = layer.scores(r);
+    const auto want = expected_choice(scores, s.top_k);
+    double total = 0, chosen = 0;
+    const double largest = *std::max_element(scores.begin(), scores.end());
+    for (const double x : scores) total += std::exp(x - largest);
+    for (const int32_t e : want) chosen += std::exp(scores[e] - largest);
+    for (int k = 0; k < s.top_k; ++k) {
+      const int32_t id = layer.ids[size_t(r) * s.top_k + k];
+      // Equal up to what f32 can tell apart.
+      CHECK(id >= 0 && id < s.n_experts && (id == want[k] || std::abs(scores[id] - scores[want[k]]) < 1e-4));
+      CHECK_NEAR(layer.shares[size_t(r) * s.top_k + k], std::exp(scores[id] - largest) / (s.norm_topk_prob ? chosen : total), 1e-5);
+    }
+  }
+}
+
+void check_sort(const Layer& layer) {
+  const MoeShape& s = layer.shape;
+  std::vector<int32_t> want(size_t(s.n_rows) * s.top_k);
+  std::iota(want.begin(), want.end(), 0);
+  std::stable_sort(want.begin(), want.end(), [&](int32_t a, int32_t b) { return layer.ids[a] < layer.ids[b]; });
+  for (size_t i = 0; i < want.size(); ++i) CHECK(layer.order[i] == want[i]);
+  CHECK(layer.offsets[0] == 0 && layer.offsets[s.n_experts] == s.n_rows * s.top_k);
+  for (int e = 0; e < s.n_experts; ++e) CHECK(layer.load[e] == layer.offsets[e + 1] - layer.offsets[e]);
+}
+
+void check_products(const Layer& layer, const std::vector<float>& before) {
+  const MoeShape& s = layer.shape;
+  std::vector<double> got, want;
+  for (int r = 0; r < s.n_rows; ++r) {
+    std::vector<double> sum(size_t(s.hidden));
+    for (int k = 0; k < s.top_k; ++k) {
+      const int32_t e = layer.ids[size_t(r) * s.top_k + k];
+      const Bf16* w = layer.gate_up_of[e];
+      std::vector<double> gated(size_t(s.ffn));
+      for (int j = 0; j < s.ffn; ++j) {
+        double gate = 0, up = 0;
+        for (int i = 0; i < s.hidden; ++i) {
+          const double v = value(layer.x[size_t(r) * s.hidden + i]);
+          gate += v * value(w[size_t(j / 8 * 16 + j % 8) * s.hidden + i]);
+          up += v * value(w[size_t(j / 8 * 16 + 8 + j % 8) * s.hidden + i]);
+        }
+        gated[j] = bf16_to_f32(f32_to_bf16(static_cast<float>(silu64(gate) * up)));
+      }
+      for (int i = 0; i < s.hidden; ++i) {
+        double v = 0;
+        for (int j = 0; j < s.ffn; ++j) v += gated[j] * value(layer.down_of[e][size_t(i) * s.ffn + j]);
+        sum[i] += layer.shares[size_t(r) * s.top_k + k] * v;
+      }
+    }
+    for (int i = 0; i < s.hidden; ++i) {
+      want.push_back(sum[i]);
+      got.push_back(double(layer.out[size_t(r) * s.hidden + i]) - before[size_t(r) * s.hidden + i]);
+    }
+  }
+  // gated is rounded to bf16; a value next to a rounding edge may round the other way.
+  const double error = relative_error(got.data(), want.data(), want.size());
+  CHECK_MSG(error < 1e-3, std::to_string(error));
+}
+
+void test_layer(Random& random, bool few_rows) {
+  MoeShape shape{};
+  shape.n_rows = static_cast<int>(random.between(1, few_rows ? 32 : 90));
+  shape.hidden = 8 * static_cast<int>(random.between(1, 8)), shape.ffn = 8 * static_cast<int>(random.between(1, 6));
+  shape.n_experts = 8 * static_cast<int>(random.between(1, 5));
+  shape.top_k = static_cast<int>(random.between(1, std::min(8, shape.n_experts)));
+  shape.norm_topk_prob = random.between(0, 1);
+  Layer layer(random, shape);
+  // Two equal experts tie in every row.
+  std::copy_n(layer.router.data(), shape.hidden, layer.router.data() + size_t(shape.n_experts - 1) * shape.hidden);
+  std::vector<float> before(layer.out.size());
+  for (size_t i = 0; i < before.size(); ++i) before[i] = layer.out[i] = random.normal();
+  moe_route(nullptr, layer.x.data(), layer.router.data(), shape, layer.ids.data(), layer.shares.data());
+  check_router(layer);
+  for (int r = 0; r < shape.n_rows; ++r) {
+    const int32_t* ids = layer.ids.data() + size_t(r) * shape.top_k;
+    const auto tied = std::find(ids, ids + shape.top_k, shape.n_experts - 1);
+    if (tied != ids + shape.top_k) CHECK(std::find(ids, tied, 0) != tied);  // the lower id comes first
+  }
+  moe_sort(nullptr, layer.ids.data(), shape, layer.order.data(), layer.offsets.data(), layer.load.data());
+  check_sort(layer);
+  moe_experts(nullptr, layer.operands(), shape, few_rows);
+  moe_combine(nullptr, layer.products.data(), layer.shares.data(), shape, layer.out.data());
+  check_products(layer, before);
+}
+
+// Loads as Zipf's law has them, hidden and ffn scaled down: matrix FLOPs at most 1.02 times the rows rounded up to 64 per
+// expert; weights of unused experts are never read.
+void test_counts(Random& random) {
+  const MoeShape shape{384, 128, 64, 32, 4, true};
+  Layer layer(random, shape);
+  for (int r = 0; r < shape.n_rows; ++r) {
+    std::set<int32_t> chosen;
+    while (chosen.size() < 4) chosen.insert(static_cast<int32_t>(std::min(29.0, std::pow(31.0, random.uniform()) - 1)));
+    std::copy(chosen.begin(), chosen.end(), layer.ids.data() + size_t(r) * 4);
+  }
+  for (float& share : layer.shares) share = 0.25f;
+  moe_sort(nullptr, layer.ids.data(), shape, layer.order.data(), layer.offsets.data(), layer.load.data());
+  CHECK(layer.load[30] == 0 && layer.load[31] == 0);
+  int64_t rounded = 0;
+  for (int e = 0; e < shape.n_experts; ++e) rounded += (layer.load[e] + 63) / 64 * 64;
+  for (const int e : {30, 31}) layer.gate_up_of[e] = layer.down_of[e] = nullptr;  // reading them would be a fault
+  emulate::Session::current().launches.clear();
+  moe_experts(nullptr, layer.operands(), shape, false);
+  int64_t flops = 0, conflicts = 0;
+  for (const auto& c : emulate::Session::current().launches) flops += c.matrix_flops, conflicts += c.bank_conflicts;
+  const double minimum = double(rounded) * 2 * (2.0 * shape.ffn * shape.hidden + double(shape.ffn) * shape.hidden);
+  std::printf("grouped products: FLOPs %.3f of rows rounded up to 64, %lld conflicts\n", double(flops) / minimum,
+              static_cast<long long>(conflicts));
+  CHECK(double(flops) <= 1.02 * minimum);
+  CHECK(conflicts == 0);
+
+  // Decode: only the chosen experts, every weight byte once.
+  MoeShape few = shape;
+  few.n_rows = 8;
+  for (int32_t& l : layer.load) l = 0;
+  moe_sort(nullptr, layer.ids.data(), few, layer.order.data(), layer.offsets.data(), layer.load.data());
+  int64_t used = 0;
+  for (int e = 0; e < shape.n_experts; ++e) used += layer.load[e] > 0;
+  emulate::Session::current().launches.clear();
+  moe_experts(nullptr, layer.operands(), few, true);
+  int64_t distinct = 0;
+  for (const auto& c : emulate::Session::current().launches) distinct += c.distinct_sectors_read;
+  const int64_t weights = used * 3 * shape.ffn * shape.hidden * 2 / 32;
+  const int64_t rest = (8 * shape.hidden + 32 * shape.ffn) * 2 / 32 + 200;  // activations and tables
+  CHECK_MSG(distinct >= weights && distinct <= weights + rest, std::to_string(distinct) + " of " + std::to_string(weights));
+}
+
+// Router: x and the router's matrix once per 16 rows.
+void test_router_counts(Random& random) {
+  const MoeShape shape{16, 256, 8, 128, 8, true};
+  Layer layer(random, shape);
+  moe_route(nullptr, layer.x.data(), layer.router.data(), shape, layer.ids.data(), layer.shares.data());
+  const auto& c = last();
+  const int64_t minimum = (int64_t{16} * 256 + 128 * 256) * 2 / 32;
+  std::printf("router: distinct sectors %.3f, conflicts %lld\n", double(c.distinct_sectors_read) / double(minimum),
+              static_cast<long long>(c.bank_conflicts));
+  CHECK(c.distinct_sectors_read == minimum && c.bank_conflicts == 0);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Run run(argc, argv);
+  const int repeats = whole_suite(argc, argv) ? 20 : 2;
+  uint64_t stream = 0;
+  on_every_schedule([&] {
+    Random random(seed(), stream++);
+    for (int i = 0; i < repeats; ++i) {
+      test_layer(random, true);
+      test_layer(random, false);
+    }
+  });
+  Random random(seed(), 1000);
+  test_counts(random);
+  test_router_counts(random);
+  return run.finish();
+}
