@@ -2,10 +2,10 @@
 import { freemem } from 'node:os'
 import type { Command } from 'commander'
 import { describeModel, estimateMemory, type ModelDescription } from '../lib/weights'
-import { examples, positiveInteger } from './common/flags'
+import { addWeightFlags, examples, type LoadFlags, positiveInteger } from './common/flags'
 import { styled } from './common/terminal'
 
-interface InspectFlags {
+interface InspectFlags extends Pick<LoadFlags, 'weights' | 'embeddingWeights' | 'headWeights'> {
   context?: number
   sequences: number
   tensors?: boolean
@@ -25,19 +25,35 @@ export function addInspect(program: Command): void {
     .option('--tensors', 'list every tensor')
     .option('--json', 'print one JSON object')
     .action(inspect)
+  addWeightFlags(command)
   examples(command, [
     ['qwen3 inspect ./Qwen3-0.6B', 'what is it, does it fit?'],
     ['qwen3 inspect random:qwen3-8b --context 131072', 'plan before downloading'],
+    ['qwen3 inspect random:qwen3-8b --weights int4 --head-weights int8', 'memory of one choice of formats'],
     ['qwen3 inspect nano-moe --tensors', 'names, shapes and types of all tensors'],
   ])
 }
 
+const formatsListed = ['bf16', 'int8', 'int4-offset', 'int4', 'f32'] as const
+
 async function inspect(name: string, flags: InspectFlags): Promise<void> {
   const model = await describeModel(name)
   const context = flags.context ?? model.config.nativeWindow
-  const memory = (['bf16', 'f32'] as const).map((format) => ({
+  const given = (format: LoadFlags['weights']) => (format === 'auto' ? undefined : format)
+  const [weights, embeddingWeights, headWeights] = [flags.weights, flags.embeddingWeights, flags.headWeights].map(given)
+  const listed = flags.weights === undefined ? formatsListed : ([weights ?? 'bf16'] as const)
+  const memory = listed.map((format) => ({
     format,
-    ...estimateMemory(model, { contextLength: context, weights: format, kvCache: format, sequences: flags.sequences }),
+    ...(embeddingWeights && { embeddingWeights }),
+    ...(headWeights && { headWeights }),
+    ...estimateMemory(model, {
+      contextLength: context,
+      weights: format,
+      ...(embeddingWeights && { embeddingWeights }),
+      ...(headWeights && { headWeights }),
+      kvCache: format === 'f32' ? 'f32' : 'bf16',
+      sequences: flags.sequences,
+    }),
   }))
   if (flags.json) {
     const { config } = model

@@ -41,9 +41,9 @@ export declare function received(value: unknown): string;
 
 // ---- lib/load.d.ts
 import { Chat } from './chat';
-import { type NativeModel, type NativeWeightFormat } from './native';
+import { type NativeModel } from './native';
 import { Tokenizer } from './tokenizer';
-import type { LoadOptions, ModelName } from './types';
+import type { LoadOptions, ModelName, WeightFormat } from './types';
 /** What a loaded model is and how it was set up. */
 export interface ModelInfo {
     /** As given to load(). */
@@ -57,9 +57,19 @@ export interface ModelInfo {
     nativeWindow: number;
     kvCacheBytes: number;
     maxSequences: number;
-    weights: NativeWeightFormat;
+    weights: WeightFormat;
+    embeddingWeights: WeightFormat;
+    headWeights: WeightFormat;
     kvCache: 'f32' | 'bf16';
     device: string;
+    /**
+     * What became of the option `weightCache`. `mapped`: the weights are those of the file at `path`; `written`: they were
+     * packed and written there for the next load; `failed`: they could not be written (a warning says why).
+     */
+    weightCache: {
+        state: 'off' | 'mapped' | 'written' | 'failed';
+        path?: string;
+    };
     /** What its template can: `'hybrid'` switches thinking per request, `'none'` has no template. */
     thinking: 'hybrid' | 'always' | 'never' | 'none';
 }
@@ -74,7 +84,7 @@ export declare function loadModel(name: ModelName | URL, options: LoadOptions): 
 // ---- lib/model.d.ts
 import { type ModelInfo } from './load';
 import type { Tokenizer } from './tokenizer';
-import type { ChatMessage, ChatOptions, ChatStream, GenerateOptions, LoadOptions, ModelName, Tool } from './types';
+import type { ChatMessage, ChatOptions, ChatStream, GenerateOptions, LoadOptions, ModelName, Tool, WeightFormat } from './types';
 export type { ModelInfo } from './load';
 /** What a model is doing, and what it has done since it was loaded. */
 export interface ModelStats {
@@ -88,7 +98,13 @@ export interface ModelStats {
     /** Tokens that were drafted (option `speculation`), and how many of them were chosen. */
     draftTokens: number;
     acceptedTokens: number;
+    /** Of the packed weights, and the formats that they are in. Norms are f32, a router of experts is bf16 or f32. */
     weightBytes: number;
+    weightFormats: {
+        weights: WeightFormat;
+        embedding: WeightFormat;
+        head: WeightFormat;
+    };
     /** The paged cache; `cachedBlocks` hold prefixes that a later prompt can reuse and are free for others as well. */
     kvCache: {
         blockTokens: number;
@@ -303,11 +319,36 @@ export type { ByteTable } from './vocab';
 import type { Qwen3Error } from './errors';
 /** A built-in name, `random:<row>`, or a path that begins with `./`, `../`, `/` or is a file URL. */
 export type ModelName = 'nano' | 'nano-moe' | (string & {});
+/**
+ * How matrices are kept in memory, in bits a weight: `'f32'` 32, `'bf16'` 16, `'int8'` 8.25 (groups of 64 with a scale),
+ * `'int4'` 4.5 (groups of 32 with a scale), `'int4-offset'` 4.75 (groups of 32 with scale and offset: closer to the original
+ * than `'int4'`). The integer formats are quantised while loading, from weights of any type.
+ */
+export type WeightFormat = 'f32' | 'bf16' | 'int8' | 'int4' | 'int4-offset';
 export interface LoadOptions {
     /** `'auto'` (default) or `'cpu'`. A forced device works or throws. */
     device?: 'auto' | 'cpu' | (string & {});
-    /** Format of the packed weights; `'auto'` = bf16. */
-    weights?: 'auto' | 'f32' | 'bf16';
+    /**
+     * Instruction set of the CPU kernels; default `'auto'`: the best that the machine has. A forced one works or throws
+     * `UNSUPPORTED`. `qwen3 doctor` lists those of a machine.
+     */
+    isa?: 'auto' | 'scalar' | 'avx2' | 'avx512' | 'avx512vnni' | 'avx512bf16' | (string & {});
+    /** Format of the packed weights; `'auto'` (default) = bf16. */
+    weights?: 'auto' | WeightFormat;
+    /** Format of the embedding table; `'auto'` (default) = as `weights`. */
+    embeddingWeights?: 'auto' | WeightFormat;
+    /**
+     * Format of the matrix that makes the logits; `'auto'` (default) = as `weights`. Models with tied embeddings keep one table
+     * where both formats agree, else two.
+     */
+    headWeights?: 'auto' | WeightFormat;
+    /**
+     * Keeps the packed weights in a file and maps it at the next load: no packing, and processes share the memory. `true`:
+     * under `$XDG_CACHE_HOME/qwen3/weights` (else `~/.cache/qwen3/weights`); a string: in that folder. Default false: nothing
+     * is written. A file that is damaged or of another model, version or machine is written again; where it cannot be written
+     * there is a warning and the model loads all the same. Do not cut short a file that is in use; deleting it is safe.
+     */
+    weightCache?: boolean | string;
     /** Element type of the KV cache; `'auto'` = bf16 (f32 with f32 weights). */
     kvCache?: 'auto' | 'f32' | 'bf16';
     /** Tokens per sequence, prompt and completion together. Default: what fits, up to the model's window. */
@@ -518,4 +559,4 @@ export interface ChatStream extends AsyncIterable<ChatEvent> {
 export { Qwen3Error, type Qwen3ErrorCode } from './errors';
 export { type ModelInfo, type ModelStats, Qwen3, type RenderOptions } from './model';
 export { type DecodeOptions, type EncodeOptions, type StreamDecoder, Tokenizer } from './tokenizer';
-export type { AbortedError, ChatEvent, ChatMessage, ChatOptions, ChatResult, ChatStream, FinishReason, GenerateOptions, LoadOptions, ModelName, PromptLookupOptions, ThinkingStop, TokenLogprob, Tool, ToolCall, Usage, } from './types';
+export type { AbortedError, ChatEvent, ChatMessage, ChatOptions, ChatResult, ChatStream, FinishReason, GenerateOptions, LoadOptions, ModelName, PromptLookupOptions, ThinkingStop, TokenLogprob, Tool, ToolCall, Usage, WeightFormat, } from './types';

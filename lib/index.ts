@@ -20,4 +20,5 @@ export type {
   Tool,
   ToolCall,
   Usage,
+  WeightFormat,
 } from './types'

@@ -8,15 +8,17 @@ import {
   fromNativeError,
   loadAddon,
   type NativeAddon,
+  type NativeLoaded,
   type NativeLoadSpec,
   type NativeModel,
-  type NativeWeightFormat,
   translateErrors,
 } from './native'
 import { checkLoadOptions } from './options'
 import { packTensors } from './pack-tensors'
 import { Tokenizer } from './tokenizer'
-import type { LoadOptions, ModelName } from './types'
+import type { LoadOptions, ModelName, WeightFormat } from './types'
+import { warnOnce } from './warn'
+import { weightCacheOf } from './weight-cache'
 import { describeModel, type ModelDescription, yarnFor } from './weights'
 
 /** What a loaded model is and how it was set up. */
@@ -32,9 +34,16 @@ export interface ModelInfo {
   nativeWindow: number
   kvCacheBytes: number
   maxSequences: number
-  weights: NativeWeightFormat
+  weights: WeightFormat
+  embeddingWeights: WeightFormat
+  headWeights: WeightFormat
   kvCache: 'f32' | 'bf16'
   device: string
+  /**
+   * What became of the option `weightCache`. `mapped`: the weights are those of the file at `path`; `written`: they were
+   * packed and written there for the next load; `failed`: they could not be written (a warning says why).
+   */
+  weightCache: { state: 'off' | 'mapped' | 'written' | 'failed'; path?: string }
   /** What its template can: `'hybrid'` switches thinking per request, `'none'` has no template. */
   thinking: 'hybrid' | 'always' | 'never' | 'none'
 }
@@ -60,8 +69,14 @@ export async function loadModel(name: ModelName | URL, options: LoadOptions): Pr
   throwIfAborted(signal)
   const spec = await loadSpec(addon, description, tokenizer, options)
   throwIfAborted(signal)
-  const native = await loadNative(addon, spec, options)
-  return { native, tokenizer, chat, info: describeInfo(description, spec, chat) }
+  const loaded = await loadNative(addon, spec, options)
+  const { state, problem } = loaded.weightCache
+  if (state === 'failed') {
+    warnOnce(
+      `The packed weights of ${description.name} could not be kept in a file: ${problem}. The model works; the next load packs them again.`,
+    )
+  }
+  return { native: loaded.model, tokenizer, chat, info: describeInfo(description, spec, chat, loaded) }
 }
 
 /** Synthetic models have more ids than the tokenizer they borrow. */
@@ -79,8 +94,10 @@ async function loadSpec(
 ): Promise<NativeLoadSpec> {
   const { config } = description
   const rope = options.rope ?? 'auto'
-  const weights = options.weights === 'f32' ? 'f32' : 'bf16'
-  const kvCache = options.kvCache === undefined || options.kvCache === 'auto' ? weights : options.kvCache
+  const formats = weightFormats(options)
+  const kvDefault = formats.weights === 'f32' ? 'f32' : 'bf16'
+  const kvCache = options.kvCache === undefined || options.kvCache === 'auto' ? kvDefault : options.kvCache
+  const weightCache = weightCacheOf(description, options.weightCache)
   const window = longestContext(description, options)
   const spec: NativeLoadSpec = {
     key: description.key,
@@ -88,10 +105,9 @@ async function loadSpec(
     tensors: await packTensors(description.tensors),
     ...(description.random !== undefined && { random: description.random }),
     device: options.device ?? 'auto',
-    isa: 'auto',
-    weights,
-    embeddingWeights: weights,
-    headWeights: weights,
+    isa: options.isa ?? 'auto',
+    ...formats,
+    ...(weightCache && { weightCache }),
     kvCache,
     contextLength: options.contextLength ?? window.free,
     kvCacheBytes: options.kvCacheBytes ?? 0,
@@ -115,6 +131,18 @@ async function loadSpec(
   })
   const yarn = yarnFor(description, { contextLength: memory.contextLength, yarnFactor: options.yarnFactor, rope })
   return { ...spec, ...memory, ...(yarn && { yarn }) }
+}
+
+/** What `'auto'` and a missing option stand for. */
+function weightFormats(options: LoadOptions): Pick<NativeLoadSpec, 'weights' | 'embeddingWeights' | 'headWeights'> {
+  const chosen = (format: 'auto' | WeightFormat | undefined, otherwise: WeightFormat) =>
+    format === undefined || format === 'auto' ? otherwise : format
+  const weights = chosen(options.weights, 'bf16')
+  return {
+    weights,
+    embeddingWeights: chosen(options.embeddingWeights, weights),
+    headWeights: chosen(options.headWeights, weights),
+  }
 }
 
 /** `free`: the default context; `most`: what may be asked for. */
@@ -163,7 +191,7 @@ function tokenTable(
   return { tokenBytes, tokenOffsets }
 }
 
-async function loadNative(addon: NativeAddon, spec: NativeLoadSpec, options: LoadOptions): Promise<NativeModel> {
+async function loadNative(addon: NativeAddon, spec: NativeLoadSpec, options: LoadOptions): Promise<NativeLoaded> {
   const { onProgress, signal } = options
   // A callback of the caller that throws ends the load with what it threw, and not the process.
   let thrown: { error: unknown } | undefined
@@ -178,9 +206,9 @@ async function loadNative(addon: NativeAddon, spec: NativeLoadSpec, options: Loa
   const load = translateErrors(() => addon.load(spec, report))
   signal?.addEventListener('abort', load.abort, { once: true })
   try {
-    const { model } = await load.promise
-    if (!thrown) return model
-    await model.close()
+    const loaded = await load.promise
+    if (!thrown) return loaded
+    await loaded.model.close()
     throw thrown.error
   } catch (error) {
     if (thrown) throw thrown.error
@@ -191,8 +219,13 @@ async function loadNative(addon: NativeAddon, spec: NativeLoadSpec, options: Loa
   }
 }
 
-function describeInfo(description: ModelDescription, spec: NativeLoadSpec, chat: Chat): ModelInfo {
-  const { contextLength, kvCacheBytes, maxSequences, weights, kvCache } = spec
+function describeInfo(
+  description: ModelDescription,
+  spec: NativeLoadSpec,
+  chat: Chat,
+  { weightCache: { state, path } }: NativeLoaded,
+): ModelInfo {
+  const { contextLength, kvCacheBytes, maxSequences, weights, embeddingWeights, headWeights, kvCache } = spec
   return {
     name: description.name,
     architecture: description.architecture,
@@ -203,6 +236,9 @@ function describeInfo(description: ModelDescription, spec: NativeLoadSpec, chat:
     kvCacheBytes,
     maxSequences,
     weights,
+    embeddingWeights,
+    headWeights,
+    weightCache: { state, ...(path !== '' && { path }) },
     kvCache,
     device: spec.device === 'auto' ? 'cpu' : spec.device,
     thinking: chat.capabilities.thinking,

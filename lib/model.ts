@@ -7,7 +7,17 @@ import { type NativeOutput, type NativeRequest, submitRequest, translateErrors }
 import { checkChatOptions, checkGenerateOptions, checkIds, checkSignalOptions } from './options'
 import { type ActiveStream, TokenStream } from './stream'
 import type { Tokenizer } from './tokenizer'
-import type { ChatMessage, ChatOptions, ChatStream, GenerateOptions, LoadOptions, ModelName, Tool } from './types'
+import type {
+  ChatMessage,
+  ChatOptions,
+  ChatStream,
+  GenerateOptions,
+  LoadOptions,
+  ModelName,
+  Tool,
+  WeightFormat,
+} from './types'
+import { warnOnce } from './warn'
 
 export type { ModelInfo } from './load'
 
@@ -23,7 +33,9 @@ export interface ModelStats {
   /** Tokens that were drafted (option `speculation`), and how many of them were chosen. */
   draftTokens: number
   acceptedTokens: number
+  /** Of the packed weights, and the formats that they are in. Norms are f32, a router of experts is bf16 or f32. */
   weightBytes: number
+  weightFormats: { weights: WeightFormat; embedding: WeightFormat; head: WeightFormat }
   /** The paged cache; `cachedBlocks` hold prefixes that a later prompt can reuse and are free for others as well. */
   kvCache: { blockTokens: number; blockBytes: number; totalBlocks: number; freeBlocks: number; cachedBlocks: number }
   /** Mixture of experts: rows routed to each expert, layer by layer. */
@@ -123,8 +135,10 @@ export class Qwen3 {
     this.#requireOpen()
     const stats = translateErrors(() => this.#loaded.native.stats())
     const { blockBytes, totalBlocks, freeBlocks, cachedBlocks, expertCounts, ...counts } = stats
+    const { weights, embeddingWeights, headWeights } = this.info
     return {
       ...counts,
+      weightFormats: { weights, embedding: embeddingWeights, head: headWeights },
       kvCache: { blockTokens: BLOCK_TOKENS, blockBytes, totalBlocks, freeBlocks, cachedBlocks },
       ...(expertCounts.length > 0 && { expertCounts }),
     }
@@ -245,12 +259,4 @@ export class Qwen3 {
 
 function requestOf(plan: RequestPlan, prompt: Int32Array, mode: NativeRequest['mode']): NativeRequest {
   return { ...plan.native, prompt, cacheNamespace: 0n, mode }
-}
-
-const warned = new Set<string>()
-
-function warnOnce(message: string): void {
-  if (warned.has(message)) return
-  warned.add(message)
-  process.emitWarning(message, { type: 'Qwen3Warning' })
 }

@@ -50,6 +50,15 @@ const abortSignal: Rule = {
     typeof (value as AbortSignal).addEventListener === 'function',
 }
 
+/** `true`, `false`, or a folder. */
+const folder: Rule = {
+  expected: 'true, false or the path of a folder',
+  accepts: (value) =>
+    typeof value === 'boolean' || (typeof value === 'string' && value !== '' && !value.includes('\0')),
+}
+
+const weightFormat = oneOf('auto', 'f32', 'bf16', 'int8', 'int4', 'int4-offset')
+
 const array: Rule = { expected: 'an array', accepts: Array.isArray }
 
 /** Most stop strings and most characters of one: both are matched against every byte that is generated. */
@@ -117,7 +126,11 @@ const logitBias = (vocab: number): Rule => ({
 
 const loadRules: Record<keyof LoadOptions, Rule> = {
   device: text,
-  weights: oneOf('auto', 'f32', 'bf16'),
+  isa: text,
+  weights: weightFormat,
+  embeddingWeights: weightFormat,
+  headWeights: weightFormat,
+  weightCache: folder,
   kvCache: oneOf('auto', 'f32', 'bf16'),
   contextLength: wholeNumber(1, MAX_TOKENS),
   threads: wholeNumber(1, 1024),

@@ -4,11 +4,37 @@ import type { Qwen3Error } from './errors'
 /** A built-in name, `random:<row>`, or a path that begins with `./`, `../`, `/` or is a file URL. */
 export type ModelName = 'nano' | 'nano-moe' | (string & {})
 
+/**
+ * How matrices are kept in memory, in bits a weight: `'f32'` 32, `'bf16'` 16, `'int8'` 8.25 (groups of 64 with a scale),
+ * `'int4'` 4.5 (groups of 32 with a scale), `'int4-offset'` 4.75 (groups of 32 with scale and offset: closer to the original
+ * than `'int4'`). The integer formats are quantised while loading, from weights of any type.
+ */
+export type WeightFormat = 'f32' | 'bf16' | 'int8' | 'int4' | 'int4-offset'
+
 export interface LoadOptions {
   /** `'auto'` (default) or `'cpu'`. A forced device works or throws. */
   device?: 'auto' | 'cpu' | (string & {})
-  /** Format of the packed weights; `'auto'` = bf16. */
-  weights?: 'auto' | 'f32' | 'bf16'
+  /**
+   * Instruction set of the CPU kernels; default `'auto'`: the best that the machine has. A forced one works or throws
+   * `UNSUPPORTED`. `qwen3 doctor` lists those of a machine.
+   */
+  isa?: 'auto' | 'scalar' | 'avx2' | 'avx512' | 'avx512vnni' | 'avx512bf16' | (string & {})
+  /** Format of the packed weights; `'auto'` (default) = bf16. */
+  weights?: 'auto' | WeightFormat
+  /** Format of the embedding table; `'auto'` (default) = as `weights`. */
+  embeddingWeights?: 'auto' | WeightFormat
+  /**
+   * Format of the matrix that makes the logits; `'auto'` (default) = as `weights`. Models with tied embeddings keep one table
+   * where both formats agree, else two.
+   */
+  headWeights?: 'auto' | WeightFormat
+  /**
+   * Keeps the packed weights in a file and maps it at the next load: no packing, and processes share the memory. `true`:
+   * under `$XDG_CACHE_HOME/qwen3/weights` (else `~/.cache/qwen3/weights`); a string: in that folder. Default false: nothing
+   * is written. A file that is damaged or of another model, version or machine is written again; where it cannot be written
+   * there is a warning and the model loads all the same. Do not cut short a file that is in use; deleting it is safe.
+   */
+  weightCache?: boolean | string
   /** Element type of the KV cache; `'auto'` = bf16 (f32 with f32 weights). */
   kvCache?: 'auto' | 'f32' | 'bf16'
   /** Tokens per sequence, prompt and completion together. Default: what fits, up to the model's window. */

@@ -74,9 +74,15 @@ const badChat: [string, unknown][] = [
 ]
 
 const badLoad: [string, unknown][] = [
-  ...[1, '', null].map((value): [string, unknown] => ['device', value]),
+  ...[1, '', null].flatMap((value): [string, unknown][] => [
+    ['device', value],
+    ['isa', value],
+  ]),
+  ...[1, '', null, '/a\0b', {}].map((value): [string, unknown] => ['weightCache', value]),
   ...['int3', 1, null].flatMap((value): [string, unknown][] => [
     ['weights', value],
+    ['embeddingWeights', value],
+    ['headWeights', value],
     ['kvCache', value],
     ['rope', value],
   ]),

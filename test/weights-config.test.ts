@@ -284,6 +284,19 @@ describe('tensors, memory and scaling', () => {
     }
   })
 
+  test('memory of each format: groups carry their scales, tied tables count once where they agree', () => {
+    const config = familyConfig('qwen3-0.6b', 0)!
+    const table = config.vocab * config.hidden
+    const bytes = (options: object) =>
+      estimateMemory({ config }, { contextLength: 1, weights: 'bf16', kvCache: 'bf16', ...options }).weightBytes
+    const matrices = bytes({}) / 2
+    expect(bytes({ weights: 'int8' }) / matrices).toBeCloseTo(8.25 / 8, 2)
+    expect(bytes({ weights: 'int4' }) / matrices).toBeCloseTo(4.5 / 8, 2)
+    expect(bytes({ weights: 'int4-offset' }) / matrices).toBeCloseTo(4.75 / 8, 2)
+    expect(bytes({ headWeights: 'int8' }) - bytes({})).toBe((table * 8.25) / 8)
+    expect(bytes({}) - bytes({ headWeights: 'int8', embeddingWeights: 'int8' })).toBe(table * (2 - 8.25 / 8))
+  })
+
   test('yarnFor', () => {
     const config = familyConfig('qwen3-8b', 0)!
     const own = { factor: 4, originalMaxPositionEmbeddings: 32_768, betaFast: 16, betaSlow: 2 }

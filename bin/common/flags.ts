@@ -1,6 +1,6 @@
 /** Flags that several subcommands share, and their translation into the options of the API. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import type { ChatOptions, LoadOptions } from '../../lib/index'
+import type { ChatOptions, LoadOptions, WeightFormat } from '../../lib/index'
 
 /** Parses a number; its range is the library's business, which says expected and received. */
 export function number(text: string): number {
@@ -34,7 +34,11 @@ const collect = (value: string, previous: string[] = []) => [...previous, value]
 export interface LoadFlags {
   model: string
   device?: string
-  weights?: 'auto' | 'f32' | 'bf16'
+  isa?: string
+  weights?: 'auto' | WeightFormat
+  embeddingWeights?: 'auto' | WeightFormat
+  headWeights?: 'auto' | WeightFormat
+  weightCache?: boolean | string
   kvCache?: 'auto' | 'f32' | 'bf16'
   context?: number
   threads?: number
@@ -43,15 +47,29 @@ export interface LoadFlags {
   yarnFactor?: number
 }
 
+const formats = ['auto', 'f32', 'bf16', 'int8', 'int4', 'int4-offset']
+
+/** In which formats the weights are kept. */
+export function addWeightFlags(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--weights <format>', 'format in memory; default: bf16. int8 and int4 are faster').choices(formats),
+    )
+    .addOption(new Option('--embedding-weights <format>', 'of the embedding; default: as --weights').choices(formats))
+    .addOption(new Option('--head-weights <format>', 'of the output head; default: as --weights').choices(formats))
+}
+
 /** --model and how to load it. */
 export function addLoadFlags(command: Command): Command {
-  return command
+  command
     .optionsGroup('Model:')
     .option('-m, --model <name>', 'nano, nano-moe, random:<row>, or the path of a model directory', 'nano')
     .option('--context <tokens>', 'tokens per conversation; default: what fits', positiveInteger)
     .option('--threads <n>', 'worker threads; default: physical cores', positiveInteger)
     .option('--device <name>', 'auto or cpu')
-    .addOption(new Option('--weights <format>', 'format in memory').choices(['auto', 'f32', 'bf16']))
+    .option('--isa <level>', 'instruction set of the CPU kernels; default: the best (qwen3 doctor lists them)')
+  return addWeightFlags(command)
+    .option('--weight-cache [folder]', 'keep packed weights in a file, so that the next load takes no time')
     .addOption(new Option('--kv-cache <type>', 'element type of the KV cache').choices(['auto', 'f32', 'bf16']))
     .option('--kv-cache-bytes <size>', 'size of the KV cache, such as 2G', byteCount)
     .addOption(
@@ -67,7 +85,11 @@ export function addLoadFlags(command: Command): Command {
 export function loadOptions(flags: LoadFlags): LoadOptions {
   return defined({
     device: flags.device,
+    isa: flags.isa,
     weights: flags.weights,
+    embeddingWeights: flags.embeddingWeights,
+    headWeights: flags.headWeights,
+    weightCache: flags.weightCache,
     kvCache: flags.kvCache,
     contextLength: flags.context,
     threads: flags.threads,

@@ -1,5 +1,5 @@
 import { Qwen3Error, received } from '../errors'
-import type { NativeYarn } from '../native'
+import type { NativeWeightFormat, NativeYarn } from '../native'
 import type { ModelDescription } from './describe'
 import { shapeGroups } from './tensors'
 
@@ -13,10 +13,22 @@ export interface MemoryEstimate {
 
 export interface MemoryOptions {
   contextLength: number
-  weights: 'f32' | 'bf16'
+  weights: NativeWeightFormat
+  /** Default: as `weights`. */
+  embeddingWeights?: NativeWeightFormat
+  headWeights?: NativeWeightFormat
   kvCache: 'f32' | 'bf16'
   /** Sequences of full length that are kept at once; default 1. */
   sequences?: number
+}
+
+/** Bytes of a weight, its share of the group's scale and offset included. */
+const BYTES: Readonly<Record<NativeWeightFormat, number>> = {
+  f32: 4,
+  bf16: 2,
+  int8: 1 + 2 / 64,
+  int4: 0.5 + 2 / 32,
+  'int4-offset': 0.5 + 3 / 32,
 }
 
 /** Tokens of one block of the paged cache. */
@@ -38,10 +50,21 @@ export function estimateMemory(description: Pick<ModelDescription, 'config'>, op
       )
     }
   }
-  const weight = options.weights === 'f32' ? 4 : 2
+  const { weights, embeddingWeights = weights, headWeights = weights } = options
+  // The format of each kind; `tied`: the head's own copy of the table, none where one serves both.
+  const bytes = {
+    linear: BYTES[weights],
+    embedding: BYTES[embeddingWeights],
+    head: BYTES[headWeights],
+    router: weights === 'f32' ? 4 : 2,
+    vector: 4,
+  }
   let weightBytes = 0
-  for (const { shape, count } of shapeGroups(config)) {
-    weightBytes += count * (shape.length === 1 ? shape[0]! * 4 : shape[0]! * shape[1]! * weight)
+  for (const { shape, count, kind } of shapeGroups(config)) {
+    weightBytes += Math.ceil(count * shape.reduce((a, b) => a * b, 1) * bytes[kind])
+  }
+  if (config.tiedEmbeddings && headWeights !== embeddingWeights) {
+    weightBytes += Math.ceil(config.vocab * config.hidden * bytes.head)
   }
   const kvBytesPerToken = 2 * config.layers * config.kvHeads * config.headDim * (options.kvCache === 'f32' ? 4 : 2)
   const kvCacheBytes = Math.ceil(contextLength / BLOCK) * BLOCK * sequences * kvBytesPerToken

@@ -23,6 +23,8 @@ const DTYPES: ReadonlyMap<string, NativeDType> = new Map([
 interface ShapeGroup {
   shape: number[]
   count: number
+  /** Which format it is kept in. */
+  kind: 'linear' | 'embedding' | 'head' | 'router' | 'vector'
 }
 
 /** The tensors of one layer, by the rest of their name. Weights are [out, in]. */
@@ -76,14 +78,15 @@ export function shapeGroups(config: NativeConfig): ShapeGroup[] {
   const { hidden, vocab, layers } = config
   const sparse = config.moeLayers.reduce((sum, flag) => sum + flag, 0)
   const times = (shapes: Record<string, number[]>, count: number) =>
-    Object.values(shapes).map((shape) => ({ shape, count }))
+    Object.values(shapes).map((shape) => ({ shape, count, kind: shape.length === 1 ? 'vector' : 'linear' }) as const)
   return [
-    { shape: [vocab, hidden], count: config.tiedEmbeddings ? 1 : 2 },
-    { shape: [hidden], count: 1 },
+    { shape: [vocab, hidden], count: 1, kind: 'embedding' },
+    { shape: [vocab, hidden], count: config.tiedEmbeddings ? 0 : 1, kind: 'head' },
+    { shape: [hidden], count: 1, kind: 'vector' },
     ...times(layerShapes(config), layers),
     ...times(mlpShapes(hidden, config.ffn), layers - sparse),
     ...times(mlpShapes(hidden, config.moeFfn), sparse * config.experts),
-    { shape: [config.experts, hidden], count: sparse },
+    { shape: [config.experts, hidden], count: sparse, kind: 'router' },
   ]
 }
 

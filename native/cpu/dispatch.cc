@@ -50,6 +50,9 @@ constexpr Level kLevels[] = {
     {"avx512", kernels_avx512, has_avx512},
     {"avx2", kernels_avx2, has_avx2},
     {"scalar", kernels_scalar, [] { return true; }},
+    // Known, without kernels in this version: asking for them is no misspelling.
+    {"amx", []() -> const KernelTable* { return nullptr; }, [] { return false; }},
+    {"neon", []() -> const KernelTable* { return nullptr; }, [] { return false; }},
 };
 
 bool usable(const Level& level) {
@@ -72,7 +75,7 @@ const KernelTable& choose_kernels(std::string_view isa) {
     if (isa == level.name) {
       if (usable(level)) return *level.kernels();
       throw Error(ErrorCode::kUnsupported,
-                  "this processor (or operating system) lacks the instruction set '" + std::string(isa) +
+                  "this processor, operating system or build lacks the instruction set '" + std::string(isa) +
                       "'; use 'auto', or a lower one of avx512bf16, avx512vnni, avx512, avx2, scalar",
                   "isa");
     }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -49,7 +50,8 @@ std::shared_ptr<const Program> record_forward(const ModelConfig& c, const std::o
   const BufferId qkv = record.buffer("qkv", q_cols + 2 * kv_cols, DType::kF32);
   const BufferId q = record.buffer("q", q_cols, linear_input);
   const BufferId attended = record.buffer("attended", q_cols, linear_input);
-  const BufferId ffn = record.buffer("ffn", c.ffn, linear_input);
+  const bool any_dense = std::count(c.moe_layer.begin(), c.moe_layer.end(), uint8_t{0}) > 0;
+  const BufferId ffn = any_dense ? record.buffer("ffn", c.ffn, linear_input) : kNone;
   const BufferId final_normed =
       formats.head_input() == linear_input ? normed : record.buffer("final_normed", c.hidden, formats.head_input());
 
