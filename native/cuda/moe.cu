@@ -12,8 +12,8 @@ namespace {
 
 // --- router ---
 //
-// A block takes 16 rows: one mma tile, so that the router's matrix is read once per 16 rows. Eight warps take 8 experts at
-// a time each; the scores of a row (at most 256) then fit one warp, 8 per lane, for the softmax and the selection.
+// A block takes 16 rows: one mma tile, so that the router's matrix is read once per 16 rows. Eight warps take 8 experts
+// at a time each; the scores of a row (at most 256) then fit one warp, 8 per lane, for the softmax and the selection.
 
 constexpr int kRouterRows = 16, kRouterThreads = 256, kMaxExperts = 256;
 constexpr int kScoreStride = kMaxExperts + 8;  // rows 8 banks apart
@@ -32,14 +32,17 @@ QWEN3_DEVICE void route_scores(const Bf16* x, const Bf16* router, const MoeShape
         return inside && r < shape.n_rows ? load(reinterpret_cast<const Words4*>(x + r * shape.hidden + at)) : zero;
       };
       const Words4 low = row(group), high = row(group + 8);
-      const Words4 w = inside ? load(reinterpret_cast<const Words4*>(router + int64_t{e0 + group} * shape.hidden + at)) : zero;
+      const Words4 w =
+          inside ? load(reinterpret_cast<const Words4*>(router + int64_t{e0 + group} * shape.hidden + at)) : zero;
       const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
       const uint32_t b0[2] = {w.x, w.y}, b1[2] = {w.z, w.w};
       mma_bf16(acc, a0, b0);
       mma_bf16(acc, a1, b1);
     }
     for (int h = 0; h < 2; ++h) {
-      (scores + ((group + h * 8) * kScoreStride + e0 + in_group * 2)).as<Float2>().store(0, {acc[h * 2], acc[h * 2 + 1]});
+      (scores + ((group + h * 8) * kScoreStride + e0 + in_group * 2))
+          .as<Float2>()
+          .store(0, {acc[h * 2], acc[h * 2 + 1]});
     }
   }
 }
@@ -162,9 +165,9 @@ sort_kernel(const int32_t* ids, MoeShape shape, int32_t* order, int32_t* offsets
 
 // --- experts ---
 //
-// Many rows: tiles of 64 rows of one expert x 128 columns, so that an expert's last tile wastes less than 64 rows. Block y
-// finds its tile among the experts' counts; there are at most n / 64 + n_experts of them. Rows are gathered by index while
-// they are copied to shared memory. Few rows: one block per expert and 16 weight rows, streaming.
+// Many rows: tiles of 64 rows of one expert x 128 columns, so that an expert's last tile wastes less than 64 rows.
+// Block y finds its tile among the experts' counts; there are at most n / 64 + n_experts of them. Rows are gathered by
+// index while they are copied to shared memory. Few rows: one block per expert and 16 weight rows, streaming.
 
 constexpr int kTileRows = 64;
 
@@ -222,7 +225,8 @@ QWEN3_KERNEL(gemm::kThreads) expert_tiles_kernel(ExpertProduct p) {
 }
 
 template <int kTiles>
-QWEN3_KERNEL(stream::kThreads) expert_stream_kernel(ExpertProduct p) {
+QWEN3_KERNEL(stream::kThreads)
+expert_stream_kernel(ExpertProduct p) {
   grid_dependency_wait();
   const int expert = block_index().y;
   const int begin = load(p.offsets + expert), end = load(p.offsets + expert + 1);
@@ -280,13 +284,13 @@ QWEN3_KERNEL(256) combine_experts_kernel(const float* products, const float* sha
 }  // namespace
 
 void moe_route(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, int32_t* ids, float* shares) {
-  const LaunchShape grid{{(shape.n_rows + kRouterRows - 1) / kRouterRows, 1, 1},
-                         {kRouterThreads, 1, 1},
-                         kRouterRows * kScoreStride * 4};
+  const LaunchShape grid{
+      {(shape.n_rows + kRouterRows - 1) / kRouterRows, 1, 1}, {kRouterThreads, 1, 1}, kRouterRows * kScoreStride * 4};
   launch(stream, "moe_route", route_kernel, grid, x, router, shape, ids, shares);
 }
 
-void moe_sort(Stream stream, const int32_t* ids, const MoeShape& shape, int32_t* order, int32_t* offsets, int32_t* load) {
+void moe_sort(Stream stream, const int32_t* ids, const MoeShape& shape, int32_t* order, int32_t* offsets,
+              int32_t* load) {
   const LaunchShape grid{{shape.n_experts, 1, 1}, {kSortThreads, 1, 1}, kSortThreads / 32 * 4};
   launch(stream, "moe_sort", sort_kernel, grid, ids, shape, order, offsets, load);
 }

@@ -75,7 +75,8 @@ struct Layer {
   std::vector<double> scores(int row) const {
     std::vector<double> dots(size_t(shape.n_experts));
     for (int e = 0; e < shape.n_experts; ++e) {
-      for (int i = 0; i < shape.hidden; ++i) dots[e] += value(x[size_t(row) * shape.hidden + i]) * value(router[size_t(e) * shape.hidden + i]);
+      for (int i = 0; i < shape.hidden; ++i)
+        dots[e] += value(x[size_t(row) * shape.hidden + i]) * value(router[size_t(e) * shape.hidden + i]);
     }
     return dots;
   }
@@ -94,7 +95,8 @@ void check_router(const Layer& layer) {
       const int32_t id = layer.ids[size_t(r) * s.top_k + k];
       // Equal up to what f32 can tell apart.
       CHECK(id >= 0 && id < s.n_experts && (id == want[k] || std::abs(scores[id] - scores[want[k]]) < 1e-4));
-      CHECK_NEAR(layer.shares[size_t(r) * s.top_k + k], std::exp(scores[id] - largest) / (s.norm_topk_prob ? chosen : total), 1e-5);
+      CHECK_NEAR(layer.shares[size_t(r) * s.top_k + k],
+                 std::exp(scores[id] - largest) / (s.norm_topk_prob ? chosen : total), 1e-5);
     }
   }
 }
@@ -169,8 +171,8 @@ void test_layer(Random& random, bool few_rows) {
   check_products(layer, before);
 }
 
-// Loads as Zipf's law has them, hidden and ffn scaled down: matrix FLOPs at most 1.02 times the rows rounded up to 64 per
-// expert; weights of unused experts are never read.
+// Loads as Zipf's law has them, hidden and ffn scaled down: matrix FLOPs at most 1.02 times the rows rounded up to 64
+// per expert; weights of unused experts are never read.
 void test_counts(Random& random) {
   const MoeShape shape{384, 128, 64, 32, 4, true};
   Layer layer(random, shape);
@@ -208,7 +210,8 @@ void test_counts(Random& random) {
   for (const auto& c : emulate::Session::current().launches) distinct += c.distinct_sectors_read;
   const int64_t weights = used * 3 * shape.ffn * shape.hidden * 2 / 32;
   const int64_t rest = (8 * shape.hidden + 32 * shape.ffn) * 2 / 32 + 200;  // activations and tables
-  CHECK_MSG(distinct >= weights && distinct <= weights + rest, std::to_string(distinct) + " of " + std::to_string(weights));
+  CHECK_MSG(distinct >= weights && distinct <= weights + rest,
+            std::to_string(distinct) + " of " + std::to_string(weights));
 }
 
 // Router: x and the router's matrix once per 16 rows.

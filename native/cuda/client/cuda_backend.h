@@ -1,0 +1,38 @@
+#pragma once
+
+// The addon's side of libqwen3_cuda.so: opens it, checks its version and wraps its table as a Backend. Part of the
+// engine library; links no CUDA.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ops/backend.h"
+
+namespace qwen3 {
+
+// A GPU, or why it is not used.
+struct CudaDevice {
+  int32_t index = 0;
+  std::string name;
+  int32_t compute_major = 0, compute_minor = 0, multiprocessors = 0;
+  int64_t memory_bytes = 0, free_bytes = 0;
+  std::string driver;  // "13.0"
+  std::string reason;  // empty: usable
+};
+
+struct CudaReport {
+  std::string library;  // the file that was opened; empty: none
+  std::string reason;   // one sentence when there are no devices
+  std::vector<CudaDevice> devices;
+};
+
+// Never throws: what stands in the way is the report's reason.
+CudaReport cuda_report();
+
+// device: "cuda" (the first usable) or "cuda:N". Throws Error(kUnsupported, "device") with one sentence that says why.
+// The library is QWEN3_CUDA_LIBRARY, else libqwen3_cuda.so beside this addon, else wherever the loader finds it.
+std::unique_ptr<Backend> create_cuda_backend(std::string_view device);
+
+}  // namespace qwen3

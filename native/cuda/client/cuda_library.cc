@@ -1,0 +1,46 @@
+#include "cuda/client/cuda_library.h"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+namespace qwen3 {
+namespace {
+
+// The folder of the shared object (the addon) or program that holds this function.
+std::string own_folder() {
+  Dl_info info{};
+  if (!dladdr(reinterpret_cast<const void*>(&own_folder), &info) || !info.dli_fname) return {};
+  const std::string file = info.dli_fname;
+  const size_t slash = file.find_last_of('/');
+  return slash == std::string::npos ? std::string(".") : file.substr(0, slash);
+}
+
+std::string library_path() {
+  if (const char* chosen = std::getenv("QWEN3_CUDA_LIBRARY")) return chosen;
+  const std::string beside = own_folder() + "/libqwen3_cuda.so";
+  return access(beside.c_str(), R_OK) == 0 ? beside : "libqwen3_cuda.so";
+}
+
+}  // namespace
+
+std::shared_ptr<const CudaLibrary> CudaLibrary::open() {
+  const std::string path = library_path();
+  const auto refuse = [](const std::string& why) { throw Error(ErrorCode::kUnsupported, why, "device"); };
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!handle) {
+    const char* reason = dlerror();
+    refuse("the CUDA library of qwen3 cannot be opened: " + std::string(reason ? reason : path));
+  }
+  const auto entry = reinterpret_cast<decltype(&qwen3_cuda_library)>(dlsym(handle, "qwen3_cuda_library"));
+  const qwen3_cuda_table* table = entry ? entry(QWEN3_CUDA_ABI_VERSION) : nullptr;
+  if (!table) {
+    dlclose(handle);
+    refuse(path + " does not speak version " + std::to_string(QWEN3_CUDA_ABI_VERSION) +
+           " of the interface that this addon uses; install the same version of both");
+  }
+  return std::make_shared<CudaLibrary>(table, path);
+}
+
+}  // namespace qwen3

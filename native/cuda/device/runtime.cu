@@ -1,0 +1,118 @@
+// runtime.h on the CUDA runtime.
+
+#include "cuda/runtime.h"
+
+#include <cuda.h>
+
+namespace qwen3::cuda {
+
+int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+int device_count() {
+  int n = 0;
+  if (cudaGetDeviceCount(&n) != cudaSuccess) {
+    cudaGetLastError();  // not to be found by the next call
+    return 0;
+  }
+  return n;
+}
+
+DeviceDescription describe_device(int device) {
+  cudaDeviceProp properties{};
+  check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  DeviceDescription d;
+  d.name = properties.name;
+  d.major = properties.major, d.minor = properties.minor;
+  d.multiprocessors = properties.multiProcessorCount;
+  d.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+  int before = 0;
+  check_cuda(cudaGetDevice(&before), "cudaGetDevice");
+  check_cuda(cudaSetDevice(device), "cudaSetDevice");
+  size_t free_bytes = 0, total = 0;
+  check_cuda(cudaMemGetInfo(&free_bytes, &total), "cudaMemGetInfo");
+  check_cuda(cudaSetDevice(before), "cudaSetDevice");
+  d.free_bytes = static_cast<int64_t>(free_bytes);
+  return d;
+}
+
+void use_device(int device) {
+  check_cuda(cudaSetDevice(device), "cudaSetDevice");
+}
+
+Stream create_stream() {
+  cudaStream_t stream = nullptr;
+  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  return stream;
+}
+void destroy_stream(Stream stream) {
+  cudaStreamDestroy(stream);
+}
+void synchronize(Stream stream) {
+  check_cuda(cudaStreamSynchronize(stream), "the step on the GPU");
+}
+
+void* allocate(size_t bytes) {
+  void* pointer = nullptr;
+  const cudaError_t status = cudaMalloc(&pointer, bytes);
+  if (status != cudaSuccess) cudaGetLastError();
+  check_cuda(status, ("cudaMalloc of " + std::to_string(bytes) + " bytes").c_str());
+  return pointer;
+}
+void release(void* pointer) {
+  cudaFree(pointer);
+}
+void* allocate_pinned(size_t bytes) {
+  void* pointer = nullptr;
+  const cudaError_t status = cudaHostAlloc(&pointer, bytes, cudaHostAllocDefault);
+  if (status != cudaSuccess) cudaGetLastError();
+  check_cuda(status, ("cudaHostAlloc of " + std::to_string(bytes) + " bytes").c_str());
+  return pointer;
+}
+void release_pinned(void* pointer) {
+  cudaFreeHost(pointer);
+}
+
+void copy_to_device(Stream stream, void* to, const void* from, size_t bytes) {
+  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copy to the device");
+}
+void copy_to_host(Stream stream, void* to, const void* from, size_t bytes) {
+  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "copy from the device");
+}
+void copy_on_device(Stream stream, void* to, const void* from, size_t bytes) {
+  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy on the device");
+}
+void fill_bytes(Stream stream, void* to, int byte, size_t bytes) {
+  check_cuda(cudaMemsetAsync(to, byte, bytes, stream), "memset on the device");
+}
+
+TensorMap encode_tensor_map(const TensorShape& shape) {
+  using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
+                              const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
+                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+  // Through the runtime: the library does not link libcuda.
+  void* entry = nullptr;
+  cudaDriverEntryPointQueryResult found{};
+  check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found),
+             "cuTensorMapEncodeTiled");
+  constexpr CUtensorMapSwizzle kSwizzles[] = {CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_SWIZZLE_32B,
+                                              CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_SWIZZLE_128B};
+  const cuuint32_t element_strides[3] = {1, 1, 1};
+  CUtensorMap map{};
+  const CUresult status = reinterpret_cast<Encode>(entry)(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, static_cast<cuuint32_t>(shape.rank), const_cast<void*>(shape.base),
+      shape.size, shape.stride, shape.box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      kSwizzles[static_cast<int>(shape.swizzle)], CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS) {
+    throw Error(ErrorCode::kInternal, "cuTensorMapEncodeTiled refused a tensor: error " + std::to_string(status));
+  }
+  static_assert(sizeof(CUtensorMap) == sizeof(TensorMap));
+  TensorMap out;
+  std::memcpy(&out, &map, sizeof out);
+  return out;
+}
+
+}  // namespace qwen3::cuda

@@ -1,0 +1,285 @@
+// The table of libqwen3_cuda.so: translation between plain structs and the classes behind them. No exception leaves it.
+
+#include "cuda/library.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#include "core/dtype.h"
+#include "cuda/executable.h"
+
+#ifndef QWEN3_VERSION
+#define QWEN3_VERSION "unknown"
+#endif
+
+using namespace qwen3;
+using namespace qwen3::cuda;
+
+struct qwen3_cuda_backend {
+  int32_t device = 0;
+  bool full_invariance = false;
+  Stream stream = nullptr;  // of loading; executables have their own
+  std::mutex loading;
+};
+struct qwen3_cuda_weight {
+  std::unique_ptr<DeviceWeight> weight;
+  int32_t device = 0;
+};
+struct qwen3_cuda_cache {
+  std::unique_ptr<DeviceCache> cache;
+  int32_t device = 0;
+  Stream stream = nullptr;
+};
+struct qwen3_cuda_executable {
+  std::unique_ptr<DeviceExecutable> executable;
+  int32_t device = 0;
+  Stream stream = nullptr;
+};
+
+namespace {
+
+void copy_text(char* to, size_t size, const std::string& text) {
+  const size_t n = std::min(size - 1, text.size());
+  std::memcpy(to, text.data(), n);
+  to[n] = 0;
+}
+
+void report(qwen3_cuda_error* error, ErrorCode code, const std::string& message, const std::string& subject) {
+  if (!error) return;
+  error->code = static_cast<int32_t>(code);
+  copy_text(error->message, sizeof error->message, message);
+  copy_text(error->subject, sizeof error->subject, subject);
+}
+
+// Runs `body`; a failure is reported and `failed` returned.
+template <class Result, class Body>
+Result guarded(qwen3_cuda_error* error, Result failed, Body body) {
+  try {
+    return body();
+  } catch (const Error& e) {
+    report(error, e.code(), e.what(), e.subject());
+  } catch (const std::bad_alloc&) {
+    report(error, ErrorCode::kOutOfMemory, "out of host memory", {});
+  } catch (const std::exception& e) {
+    report(error, ErrorCode::kInternal, e.what(), {});
+  }
+  return failed;
+}
+
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+void require_driver() {
+  const int version = driver_version();
+  if (version == 0) {
+    throw Error(ErrorCode::kUnsupported, "no NVIDIA driver is installed, or this process may not use it", "device");
+  }
+  if (version < kMinimumDriver) {
+    throw Error(ErrorCode::kUnsupported,
+                "the NVIDIA driver supports CUDA " + version_text(version) + ", this version of qwen3 needs " +
+                    version_text(kMinimumDriver) + " (driver 580 or newer)",
+                "device");
+  }
+}
+
+std::string why_unusable(const DeviceDescription& d) {
+  if (d.major >= 8) return {};
+  return d.name + " has compute capability " + std::to_string(d.major) + "." + std::to_string(d.minor) +
+         "; the kernels need 8.0 (Ampere) or newer";
+}
+
+int32_t devices(qwen3_cuda_device* out, int32_t capacity, qwen3_cuda_error* error) {
+  return guarded(error, int32_t{-1}, [&] {
+    require_driver();
+    const int n = device_count();
+    for (int32_t i = 0; i < std::min(n, capacity); ++i) {
+      qwen3_cuda_device& to = out[i];
+      to = {};
+      to.index = i;
+      to.driver_version = driver_version(), to.minimum_driver_version = kMinimumDriver;
+      const DeviceDescription d = describe_device(i);
+      to.compute_major = d.major, to.compute_minor = d.minor, to.multiprocessors = d.multiprocessors;
+      to.memory_bytes = d.memory_bytes, to.free_bytes = d.free_bytes;
+      copy_text(to.name, sizeof to.name, d.name);
+      const std::string reason = why_unusable(d);
+      copy_text(to.reason, sizeof to.reason, reason);
+      to.usable = reason.empty() ? 1 : 0;
+    }
+    return n;
+  });
+}
+
+qwen3_cuda_backend* create_backend(int32_t device, int32_t full_invariance, qwen3_cuda_error* error) {
+  return guarded(error, static_cast<qwen3_cuda_backend*>(nullptr), [&] {
+    require_driver();
+    const int n = device_count();
+    if (device < 0 || device >= n) {
+      throw Error(ErrorCode::kUnsupported,
+                  "there is no CUDA device " + std::to_string(device) + "; this machine has " + std::to_string(n),
+                  "device");
+    }
+    const std::string reason = why_unusable(describe_device(device));
+    if (!reason.empty()) throw Error(ErrorCode::kUnsupported, reason, "device");
+    use_device(device);
+    auto backend = std::make_unique<qwen3_cuda_backend>();
+    backend->device = device, backend->full_invariance = full_invariance != 0;
+    backend->stream = create_stream();
+    return backend.release();
+  });
+}
+
+void destroy_backend(qwen3_cuda_backend* backend) {
+  if (!backend) return;
+  destroy_stream(backend->stream);
+  delete backend;
+}
+
+int64_t packed_size(int32_t use, int32_t format, int64_t rows, int64_t cols, qwen3_cuda_error* error) {
+  return guarded(error, int64_t{-1}, [&] {
+    return packed_bytes(static_cast<WeightUse>(use), static_cast<WeightFormat>(format), rows, cols);
+  });
+}
+
+qwen3_cuda_weight* pack(qwen3_cuda_backend* backend, int32_t use, int32_t format, const qwen3_cuda_source* sources,
+                        int32_t n_sources, qwen3_cuda_error* error) {
+  return guarded(error, static_cast<qwen3_cuda_weight*>(nullptr), [&] {
+    const std::lock_guard lock(backend->loading);
+    use_device(backend->device);
+    auto weight = std::make_unique<qwen3_cuda_weight>();
+    weight->device = backend->device;
+    weight->weight = pack_weight(backend->stream, static_cast<WeightUse>(use), static_cast<WeightFormat>(format),
+                                 {sources, static_cast<size_t>(n_sources)});
+    return weight.release();
+  });
+}
+
+template <class Handle>
+void destroy_on_device(Handle* handle) {
+  if (!handle) return;
+  guarded(nullptr, 0, [&] {
+    use_device(handle->device);
+    return 0;
+  });
+  delete handle;
+}
+void destroy_weight(qwen3_cuda_weight* weight) {
+  destroy_on_device(weight);
+}
+
+int64_t kv_block_bytes(const qwen3_cuda_program* program, int32_t dtype, qwen3_cuda_error* error) {
+  return guarded(error, int64_t{-1}, [&] {
+    if (static_cast<DType>(dtype) != DType::kBF16) {
+      throw Error(ErrorCode::kUnsupported, "on CUDA the KV cache is bf16; load the model with kvCache 'bf16'",
+                  "kvCache");
+    }
+    return DeviceCache::block_bytes(*program);
+  });
+}
+
+qwen3_cuda_cache* create_cache(qwen3_cuda_backend* backend, const qwen3_cuda_program* program, int32_t dtype,
+                               int64_t n_blocks, qwen3_cuda_error* error) {
+  if (kv_block_bytes(program, dtype, error) < 0) return nullptr;
+  return guarded(error, static_cast<qwen3_cuda_cache*>(nullptr), [&] {
+    use_device(backend->device);
+    auto cache = std::make_unique<qwen3_cuda_cache>();
+    cache->device = backend->device;
+    cache->stream = create_stream();
+    cache->cache = std::make_unique<DeviceCache>(cache->stream, *program, n_blocks);
+    return cache.release();
+  });
+}
+
+void destroy_cache(qwen3_cuda_cache* cache) {
+  if (cache) destroy_stream(cache->stream);
+  destroy_on_device(cache);
+}
+
+// Blocks are copied and poisoned between steps: waited for, so that the next step on another stream sees them.
+template <class Body>
+int32_t between_steps(qwen3_cuda_cache* cache, qwen3_cuda_error* error, Body body) {
+  return guarded(error, int32_t{1}, [&] {
+    use_device(cache->device);
+    body(*cache->cache);
+    synchronize(cache->stream);
+    return 0;
+  });
+}
+int32_t copy_block(qwen3_cuda_cache* cache, int32_t from, int32_t to, int32_t n_positions, qwen3_cuda_error* error) {
+  return between_steps(cache, error, [&](DeviceCache& c) { c.copy_block(from, to, n_positions); });
+}
+int32_t poison_block(qwen3_cuda_cache* cache, int32_t block, qwen3_cuda_error* error) {
+  return between_steps(cache, error, [&](DeviceCache& c) { c.poison_block(block); });
+}
+
+qwen3_cuda_executable* compile(qwen3_cuda_backend* backend, const qwen3_cuda_program* program,
+                               const qwen3_cuda_weight* const* weights, int32_t n_weights, int64_t max_rows, int64_t,
+                               qwen3_cuda_error* error) {
+  return guarded(error, static_cast<qwen3_cuda_executable*>(nullptr), [&] {
+    use_device(backend->device);
+    std::vector<const DeviceWeight*> all;
+    for (int32_t i = 0; i < n_weights; ++i) all.push_back(weights[i]->weight.get());
+    auto executable = std::make_unique<qwen3_cuda_executable>();
+    executable->device = backend->device;
+    executable->stream = create_stream();
+    executable->executable = std::make_unique<DeviceExecutable>(executable->stream, *program, std::move(all), max_rows,
+                                                                backend->full_invariance);
+    return executable.release();
+  });
+}
+
+void destroy_executable(qwen3_cuda_executable* executable) {
+  if (executable) destroy_stream(executable->stream);
+  destroy_on_device(executable);
+}
+
+int32_t run(qwen3_cuda_executable* executable, const qwen3_cuda_batch* batch, qwen3_cuda_cache* cache, float* logits,
+            qwen3_cuda_error* error) {
+  return guarded(error, int32_t{1}, [&] {
+    use_device(executable->device);
+    executable->executable->run(*batch, *cache->cache, logits);
+    return 0;
+  });
+}
+
+void observe(qwen3_cuda_executable* executable, qwen3_cuda_observer observer, void* context) {
+  executable->executable->observe(observer, context);
+}
+
+int32_t expert_counts(qwen3_cuda_executable* executable, int64_t* out, qwen3_cuda_error* error) {
+  return guarded(error, int32_t{1}, [&] {
+    use_device(executable->device);
+    executable->executable->expert_counts(out);
+    return 0;
+  });
+}
+
+const qwen3_cuda_table kTable = {
+    QWEN3_CUDA_ABI_VERSION,
+    static_cast<int32_t>(sizeof(qwen3_cuda_table)),
+    QWEN3_VERSION,
+    devices,
+    create_backend,
+    destroy_backend,
+    packed_size,
+    pack,
+    destroy_weight,
+    kv_block_bytes,
+    create_cache,
+    destroy_cache,
+    copy_block,
+    poison_block,
+    compile,
+    destroy_executable,
+    run,
+    observe,
+    expert_counts,
+};
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) const qwen3_cuda_table* qwen3_cuda_library(int32_t abi_version) {
+  return abi_version == QWEN3_CUDA_ABI_VERSION ? &kTable : nullptr;
+}

@@ -1,0 +1,209 @@
+// Whole tiny models through libqwen3_cuda's door, with the emulation for a device: dense and sparse, prefill in chunks,
+// decode beside prefill, cache blocks copied and poisoned; against the scalar reference with the same rounding points.
+// QWEN3_CUDA_LIBRARY names the library. Then what goes wrong: no driver, an old one, no such device, no memory.
+
+#include <cstdlib>
+
+#include "cuda/client/cuda_backend.h"
+#include "testing.h"
+
+using namespace qwen3;
+using namespace qwen3::testing;
+
+namespace {
+
+ModelConfig moe_config() {
+  ModelConfig c = tiny_moe_config();
+  c.n_experts = 16, c.top_k_experts = 4;
+  return c;
+}
+
+struct Runner {
+  std::shared_ptr<const Model> model;
+  std::shared_ptr<const Program> program;
+  std::unique_ptr<KvCache> cache;
+  std::unique_ptr<Executable> executable;
+  Runner(const ModelConfig& config, Backend& backend)
+      : model(make_tiny_model(config, 7, backend, WeightFormat::kBF16)) {
+    program = model->program(std::nullopt);
+    cache = backend.create_kv_cache(*program, DType::kBF16, 16);
+    for (int32_t b = 0; b < 16; ++b) cache->poison_block(b);
+    executable = backend.compile(program, model->weights(), 96, 1024);
+  }
+  std::vector<float> run(const std::vector<int32_t>& tokens, int32_t position, int32_t first_block) {
+    return run_sequence(*executable, *program, *cache, tokens, position, 0, first_block);
+  }
+};
+
+// Two bf16 paths differ by about 5e-3 (docs/numerics.md); where a router is next to a tie they may choose another
+// expert, and a whole row moves.
+void check_logits(const std::vector<float>& got, const std::vector<float>& want, const ModelConfig& config,
+                  const char* what) {
+  const int64_t vocab = config.vocab;
+  const double error = relative_error(got.data(), want.data(), want.size());
+  std::printf("%s: %.2e\n", what, error);
+  CHECK_MSG(error < (config.n_experts > 0 ? 6e-2 : 1.5e-2), what);
+  // The same first token wherever the reference's margin is beyond the error.
+  for (size_t r = 0; r * static_cast<size_t>(vocab) < want.size(); ++r) {
+    const auto begin = static_cast<std::ptrdiff_t>(r) * vocab;
+    const auto best = std::max_element(want.begin() + begin, want.begin() + begin + vocab);
+    const auto ours = std::max_element(got.begin() + begin, got.begin() + begin + vocab);
+    const float margin = *best - want[static_cast<size_t>(ours - got.begin())];
+    CHECK_MSG(margin < 0.1f * std::abs(*best) + 0.1f, what);
+  }
+}
+
+void test_model(const ModelConfig& config, const char* name) {
+  const auto reference = create_reference_backend();
+  const auto cuda = create_cuda_backend("cuda");
+  CHECK(cuda->name() == "cuda:0");
+  Runner plain(config, *reference), device(config, *cuda);
+  Random random(seed(), 1);
+  const auto prompt = random.tokens(70, static_cast<int32_t>(config.vocab));
+
+  // One prompt in chunks of 50, 19 and, as a decode step, 1.
+  size_t at = 0;
+  for (const size_t n : {size_t{50}, size_t{19}, size_t{1}}) {
+    const std::vector<int32_t> chunk(prompt.begin() + static_cast<std::ptrdiff_t>(at),
+                                     prompt.begin() + static_cast<std::ptrdiff_t>(at + n));
+    const auto position = static_cast<int32_t>(at);
+    check_logits(device.run(chunk, position, 3), plain.run(chunk, position, 3), config, name);
+    at += n;
+  }
+
+  // Decode and prefill in one step give each row what it gets alone, and expert counts are those of the reference.
+  const std::vector<int32_t> next{prompt[0]}, other(prompt.begin(), prompt.begin() + 33);
+  const auto alone_decode = device.run(next, 70, 3), alone_prefill = device.run(other, 0, 6);
+  const std::vector<int32_t> table_a{3, 4}, table_b{6};
+  const StepSequence both[] = {{0, 33, 0, table_b, 0}, {33, 1, 70, table_a, 0}};
+  std::vector<int32_t> tokens(other);
+  tokens.push_back(next[0]);
+  const std::vector<int32_t> rows{32, 33};
+  std::vector<float> logits(2 * static_cast<size_t>(config.vocab));
+  int64_t observed = 0;
+  device.executable->observe([&](std::string_view op, int64_t n_rows, int64_t cols, const float* values) {
+    ++observed;
+    CHECK(n_rows == 34 && cols > 0 && !op.empty());
+    for (int64_t i = 0; i < n_rows * cols; ++i) CHECK(std::isfinite(values[i]));
+  });
+  device.executable->run({tokens, both, rows}, *device.cache, logits.data());
+  device.executable->observe(nullptr);
+  CHECK(observed == static_cast<int64_t>(device.program->ops.size()) - 1);
+  const auto vocab = static_cast<std::ptrdiff_t>(config.vocab);
+  CHECK(std::equal(logits.begin() + vocab, logits.end(), alone_decode.begin()));
+  CHECK(std::equal(logits.begin(), logits.begin() + vocab, alone_prefill.begin() + 32 * vocab));
+
+  // A copied block continues the sequence.
+  device.cache->copy_block(3, 9, 64), device.cache->copy_block(4, 10, 7);
+  const auto copied = device.run(next, 70, 9);
+  CHECK(std::equal(copied.begin(), copied.end(), alone_decode.begin()));
+}
+
+void test_experts() {
+  const ModelConfig config = moe_config();
+  const auto reference = create_reference_backend();
+  const auto cuda = create_cuda_backend("cuda:0");
+  Runner plain(config, *reference), device(config, *cuda);
+  const auto prompt = Random(seed(), 2).tokens(40, static_cast<int32_t>(config.vocab));
+  device.run(prompt, 0, 0), plain.run(prompt, 0, 0);
+  const auto got = device.executable->expert_counts(), want = plain.executable->expert_counts();
+  CHECK(got.size() == want.size());
+  int64_t total = 0, differing = 0;
+  for (size_t i = 0; i < got.size(); ++i) total += got[i], differing += std::abs(got[i] - want[i]);
+  CHECK(total == int64_t{40} * config.top_k_experts * config.n_layers);
+  // Rows whose router is next to a tie may choose otherwise; the random model has few.
+  CHECK_MSG(differing <= total / 50, std::to_string(differing));
+}
+
+// The embedded "driver" is told by environment variables what it is to be (emulate/runtime.cc).
+class Setting {
+ public:
+  Setting(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+  ~Setting() { unsetenv(name_); }
+
+ private:
+  const char* name_;
+};
+
+void expect_refusal(const char* device, ErrorCode code, const std::string& words) {
+  try {
+    create_cuda_backend(device);
+    CHECK_MSG(false, words);
+  } catch (const Error& error) {
+    CHECK_MSG(error.code() == code && error.subject() == "device", error.what());
+    CHECK_MSG(std::string(error.what()).find(words) != std::string::npos, error.what());
+    std::printf("%s\n", error.what());
+  }
+}
+
+void test_refusals() {
+  const auto report = cuda_report();
+  CHECK(report.reason.empty() && report.devices.size() == 1 && report.devices[0].reason.empty());
+  CHECK(report.devices[0].driver == "13.0" && report.devices[0].memory_bytes > 0);
+  expect_refusal("cuda:1", ErrorCode::kUnsupported, "no CUDA device 1");
+  expect_refusal("cuda:x", ErrorCode::kInvalidArgument, "'cuda:N'");
+  {
+    const Setting none("QWEN3_EMULATED_DRIVER", "0");
+    expect_refusal("cuda", ErrorCode::kUnsupported, "no NVIDIA driver");
+    CHECK(cuda_report().reason.find("no NVIDIA driver") != std::string::npos);
+  }
+  {
+    const Setting old("QWEN3_EMULATED_DRIVER", "12040");
+    expect_refusal("cuda", ErrorCode::kUnsupported, "supports CUDA 12.4, this version of qwen3 needs 13.0");
+  }
+  {
+    const Setting none("QWEN3_EMULATED_DEVICES", "0");
+    expect_refusal("cuda", ErrorCode::kUnsupported, "no CUDA device");
+  }
+  {
+    const std::string before = std::getenv("QWEN3_CUDA_LIBRARY");
+    setenv("QWEN3_CUDA_LIBRARY", "/nonexistent/libqwen3_cuda.so", 1);
+    expect_refusal("cuda", ErrorCode::kUnsupported, "cannot be opened");
+    CHECK(!cuda_report().reason.empty());
+    setenv("QWEN3_CUDA_LIBRARY", before.c_str(), 1);
+  }
+  const auto cuda = create_cuda_backend("cuda");
+  CHECK_THROWS(make_tiny_model(tiny_config(), 1, *cuda, WeightFormat::kF32), ErrorCode::kUnsupported);
+  CHECK_THROWS(make_tiny_model(tiny_config(), 1, *cuda, WeightFormat::kInt8), ErrorCode::kUnsupported);
+}
+
+// Memory runs out at every allocation in turn: an error, and the backend works afterwards.
+void test_out_of_memory() {
+  const auto cuda = create_cuda_backend("cuda");
+  Runner healthy(moe_config(), *cuda);
+  const auto prompt = Random(seed(), 3).tokens(20, 160);
+  const auto before = healthy.run(prompt, 0, 0);
+  int refused = 0;
+  for (const char* bytes : {"1000", "700000", "1000000", "1500000", "1800000"}) {
+    const Setting little("QWEN3_EMULATED_MEMORY", bytes);
+    try {
+      Runner another(moe_config(), *cuda);
+    } catch (const Error& error) {
+      CHECK_MSG(error.code() == ErrorCode::kOutOfMemory, error.what());
+      ++refused;
+    }
+  }
+  CHECK(refused >= 3);
+  const auto after = healthy.run(prompt, 0, 2);
+  CHECK(std::equal(before.begin(), before.end(), after.begin()));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Run run(argc, argv);
+  if (!std::getenv("QWEN3_CUDA_LIBRARY")) {
+    std::fprintf(stderr, "QWEN3_CUDA_LIBRARY must name the library with the emulated device\n");
+    return 1;
+  }
+  const std::string random_schedule = std::to_string(seed());
+  for (const char* schedule : {"early", "late", random_schedule.c_str()}) {
+    const Setting setting("QWEN3_EMULATED_SCHEDULE", schedule);
+    test_model(tiny_config(), "dense");
+    test_model(moe_config(), "sparse");
+  }
+  test_experts();
+  test_refusals();
+  test_out_of_memory();
+  return run.finish();
+}
