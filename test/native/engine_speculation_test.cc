@@ -342,8 +342,9 @@ void limits() {
       world.backend->script.max_rows = 0;
       driver.run();
       CHECK(text_of(driver.results[1].ids) == reply.substr(0, static_cast<size_t>(max_tokens)));
-      CHECK(world.backend->script.max_rows <= std::min<int64_t>(1 + max_draft, max_tokens));
+      CHECK(world.backend->script.max_rows <= std::min<int64_t>(1 + max_draft, max_tokens - 1));
       CHECK(driver.results[1].last.finish_reason == FinishReason::kLength);
+      CHECK(driver.results[1].last.usage.draft_tokens < 2 * max_tokens - 1);  // none for a single token
     }
   }
   World world = reciting(reply);
@@ -413,15 +414,42 @@ void stays_within_the_window() {
   world.backend->script.before_run = [](const StepBatch& batch) {
     for (const StepSequence& s : batch.sequences) CHECK(s.rope_table == 1 || s.position_begin + s.n_rows <= 96);
   };
-  Request r = copying("abcdefgabcdefg", 32);
-  r.max_tokens = 150;
-  const Collected plain = world.plainly(r);
+  for (const int32_t max_draft : {5, 11, 24, 64}) {
+    Request r = copying("abcdefgabcdefg", max_draft);
+    r.max_tokens = 150;
+    const Collected plain = world.plainly(r);
+    Driver driver(world.model, world.backend, world.options);
+    driver.submit(1, r);
+    driver.run();
+    CHECK(difference(driver.results[1], plain).empty());
+    CHECK(driver.results[1].ids == plain.ids && driver.results[1].last.usage.accepted_tokens > 100);
+    CHECK(driver.results[1].last.usage.rescale_ms > 0);
+  }
+}
+
+// The last block is for whoever needs it for a token: a draft that would reach into it is cut, and nobody is pushed
+// out.
+void takes_no_block_from_others() {
+  World world;
+  world.backend->script.after_row = nullptr;
+  world.backend->script.next = [](const std::vector<int32_t>& tokens, int32_t) -> int32_t {
+    if (tokens[0] == 'B') return static_cast<int32_t>('a' + hash_of(tokens) % 20);
+    // Never what followed the same tokens before.
+    return tokens.size() >= 58 && tokens.size() < 62 ? "yxx$"[tokens.size() - 58] : '!';
+  };
+  world.options.kv_cache_bytes = 3 * kBlockSize * 4;
   Driver driver(world.model, world.backend, world.options);
-  driver.submit(1, r);
+  std::string text = "A_";
+  while (text.size() < 58) text += "xy";
+  Request a = copying(text, 16);
+  a.speculation.min_ngram = 1;
+  driver.submit(1, a);
+  driver.submit(2, copying("B" + std::string(62, '.'), 0));
   driver.run();
-  CHECK(difference(driver.results[1], plain).empty());
-  CHECK(driver.results[1].ids == plain.ids && driver.results[1].last.usage.accepted_tokens > 100);
-  CHECK(driver.results[1].last.usage.rescale_ms > 0);
+  CHECK(text_of(driver.results[1].ids) == "yxx$" && driver.results[2].ids.size() == 60);
+  CHECK(driver.results[1].last.usage.draft_tokens >= 6 && driver.results[1].last.usage.accepted_tokens == 0);
+  CHECK(driver.loop.scheduler().preemptions() == 0);
+  driver.check_idle();
 }
 
 }  // namespace
@@ -453,5 +481,6 @@ int main(int argc, char** argv) {
   limits();
   drafts_pay();
   stays_within_the_window();
+  takes_no_block_from_others();
   return run.finish();
 }
