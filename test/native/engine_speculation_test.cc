@@ -344,8 +344,17 @@ void limits() {
       CHECK(text_of(driver.results[1].ids) == reply.substr(0, static_cast<size_t>(max_tokens)));
       CHECK(world.backend->script.max_rows <= std::min<int64_t>(1 + max_draft, max_tokens - 1));
       CHECK(driver.results[1].last.finish_reason == FinishReason::kLength);
-      CHECK(driver.results[1].last.usage.draft_tokens < 2 * max_tokens - 1);  // none for a single token
     }
+  }
+  for (const int64_t max_tokens : {1, 2, 3}) {  // the last token needs no row after it
+    World world;
+    Request r = copying("abcabc", 64);
+    r.max_tokens = max_tokens;
+    Driver driver(world.model, world.backend, world.options);
+    driver.submit(1, r);
+    driver.step();
+    CHECK(driver.results[1].last.usage.draft_tokens <= max_tokens - 1);
+    CHECK(driver.loop.stats().draft_tokens == max_tokens - 1);
   }
   World world = reciting(reply);
   EngineOptions options = world.options;
