@@ -4,8 +4,7 @@
  *
  *     npm run bench:speculation [-- --models nano,random:qwen3-0.6b --weights bf16,int8 --rounds 5 --threads 2 --out file]
  *
- * Texts: `copy` repeats itself (greedy; nano with a reward for tokens said before, random weights with a prompt that is a
- * passage three times over); `chat` is nano's ordinary thinking and answer, sampled; `chance` is thirty words in
+ * Texts: `copy` repeats itself (greedy, with a reward for tokens that were said before); `chat` is nano's ordinary thinking and answer, sampled; `chance` is thirty words in
  * random order, in which matches are found and lead nowhere; `none` never repeats itself.
  * Every pair of runs must give the same ids. Writes bench/results/speculation.json.
  */
@@ -62,9 +61,8 @@ function texts(name: string, tokens: number): Text[] {
     {
       name: 'copy',
       run: (model, round, options) => {
-        const prompt = [...passage(round), ...passage(round), ...passage(round)]
-        const reward = nano && { frequencyPenalty: -2 }
-        return model.generate(prompt, { ...fixed, temperature: 0, ...reward, ...options }).result()
+        const reward = { temperature: 0, frequencyPenalty: -2 }
+        return model.generate(passage(round), { ...fixed, ...reward, ...options }).result()
       },
     },
     ...(nano
