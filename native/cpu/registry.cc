@@ -17,11 +17,8 @@ std::unique_ptr<Backend> create_backend(std::string_view device, int threads, st
                 "isa");
   }
   if (device == "reference") return create_reference_backend();
-  if (device.starts_with("cuda")) {
-    throw Error(ErrorCode::kUnsupported,
-                "this version runs on the CPU only; load the model with device 'auto' or 'cpu'", "device");
-  }
-  throw Error(ErrorCode::kUnsupported, "device must be 'auto' or 'cpu', received '" + std::string(device) + "'",
+  if (device.starts_with("cuda")) return create_cuda_backend(device);
+  throw Error(ErrorCode::kUnsupported, "device must be 'auto', 'cpu' or 'cuda', received '" + std::string(device) + "'",
               "device");
 }
 

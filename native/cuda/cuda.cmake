@@ -13,35 +13,41 @@ target_sources(qwen3_engine PRIVATE ${QWEN3_CUDA_CLIENT})
 file(GLOB QWEN3_CUDA_KERNELS CONFIGURE_DEPENDS native/cuda/*.cu)
 file(GLOB QWEN3_CUDA_LIBRARY CONFIGURE_DEPENDS native/cuda/*.cc)
 file(READ package.json QWEN3_PACKAGE)
-string(JSON QWEN3_PACKAGE_VERSION GET "${QWEN3_PACKAGE}" version)
+string(REGEX MATCH "\"version\": \"([^\"]+)\"" QWEN3_PACKAGE "${QWEN3_PACKAGE}")
+set(QWEN3_PACKAGE_VERSION ${CMAKE_MATCH_1})
 
 if(QWEN3_CUDA)
-  # By custom commands: CMake's own CUDA support would ask for nvcc in builds that do not want it, and 90a beside 80.
+  # Kernels by custom commands: CMake's own CUDA support would ask for nvcc in builds that do not want it, and cannot name
+  # 90a beside 80. Host code is compiled like everything else.
   find_program(QWEN3_NVCC nvcc HINTS /usr/local/cuda/bin REQUIRED)
-  set(nvcc_flags -std=c++20 -O3 -x cu -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-psabi -Werror all-warnings
-    -I${CMAKE_CURRENT_SOURCE_DIR}/native -DQWEN3_VERSION="${QWEN3_PACKAGE_VERSION}" --threads 0
-    -Xfatbin=-compress-all -gencode arch=compute_80,code=compute_80)
+  get_filename_component(QWEN3_CUDA_ROOT ${QWEN3_NVCC} REALPATH)
+  get_filename_component(QWEN3_CUDA_ROOT ${QWEN3_CUDA_ROOT}/../.. ABSOLUTE)
+  find_library(QWEN3_CUDART cudart_static REQUIRED
+    HINTS ${QWEN3_CUDA_ROOT} /usr/local/cuda PATH_SUFFIXES lib64 targets/x86_64-linux/lib targets/sbsa-linux/lib)
+  # -fmad stays on: device results are held to bounds, not to the host's bits.
+  set(nvcc_flags -std=c++20 -O3 -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-psabi -Werror all-warnings
+    -I${CMAKE_CURRENT_SOURCE_DIR}/native -Xptxas=-warn-spills -Xfatbin=-compress-all
+    -gencode arch=compute_80,code=compute_80)
   foreach(architecture ${QWEN3_CUDA_ARCHITECTURES})
     list(APPEND nvcc_flags -gencode arch=compute_${architecture},code=sm_${architecture})
   endforeach()
   file(GLOB QWEN3_CUDA_HEADERS CONFIGURE_DEPENDS native/cuda/*.h native/cuda/ptx/*.h native/core/*.h native/ops/*.h)
   set(QWEN3_CUDA_OBJECTS)
-  foreach(source ${QWEN3_CUDA_KERNELS} ${QWEN3_CUDA_LIBRARY} ${CMAKE_CURRENT_SOURCE_DIR}/native/cuda/device/runtime.cu
-      ${CMAKE_CURRENT_SOURCE_DIR}/native/core/status.cc)
-    get_filename_component(name ${source} NAME)
+  foreach(source ${QWEN3_CUDA_KERNELS} ${CMAKE_CURRENT_SOURCE_DIR}/native/cuda/device/runtime.cu)
+    get_filename_component(name ${source} NAME_WE)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/cuda/${name}.o)
     add_custom_command(OUTPUT ${object}
       COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_CURRENT_BINARY_DIR}/cuda
       COMMAND ${QWEN3_NVCC} ${nvcc_flags} -c ${source} -o ${object}
-      DEPENDS ${source} ${QWEN3_CUDA_HEADERS} VERBATIM COMMENT "nvcc ${name}")
+      DEPENDS ${source} ${QWEN3_CUDA_HEADERS} VERBATIM COMMENT "nvcc ${name}.cu")
     list(APPEND QWEN3_CUDA_OBJECTS ${object})
   endforeach()
-  set(library ${CMAKE_CURRENT_BINARY_DIR}/libqwen3_cuda.so)
-  add_custom_command(OUTPUT ${library}
-    COMMAND ${QWEN3_NVCC} -shared -cudart static -Xlinker --exclude-libs,ALL -Xlinker --no-undefined
-      ${QWEN3_CUDA_OBJECTS} -o ${library}
-    DEPENDS ${QWEN3_CUDA_OBJECTS} VERBATIM COMMENT "libqwen3_cuda.so")
-  add_custom_target(qwen3_cuda ALL DEPENDS ${library})
+  add_library(qwen3_cuda SHARED ${QWEN3_CUDA_LIBRARY} native/core/status.cc ${QWEN3_CUDA_OBJECTS})
+  target_include_directories(qwen3_cuda PRIVATE native)
+  target_compile_definitions(qwen3_cuda PRIVATE QWEN3_VERSION="${QWEN3_PACKAGE_VERSION}")
+  target_link_options(qwen3_cuda PRIVATE -static-libstdc++ -static-libgcc)
+  target_link_libraries(qwen3_cuda PRIVATE ${QWEN3_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt
+    -Wl,--exclude-libs,ALL -Wl,--no-undefined)
 endif()
 
 if(QWEN3_CUDA_TESTS)

@@ -3,6 +3,7 @@
 // One block per row; a thread turns 16 bytes of the table into 32 of the residual stream.
 
 #include "cuda/kernels.h"
+#include "cuda/ptx/launch.h"
 
 namespace qwen3::cuda {
 namespace {

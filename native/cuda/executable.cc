@@ -64,7 +64,7 @@ DeviceExecutable::DeviceExecutable(Stream stream, const qwen3_cuda_program& p, s
   sin_ = DeviceBuffer(static_cast<size_t>(max_rows * half) * 4);
   int64_t most_assigned = 0, widest = 0;
   for (int32_t i = 0; i < p.n_ops; ++i) {
-    Op op{p.ops[i], {}, {}, 0};
+    Step op{p.ops[i], {}, {}, 0};
     if (op.plain.kind == kMoe) {
       std::vector<const Bf16*> gate_up, down;
       for (int32_t e = 0; e < n_experts_; ++e) {
@@ -187,7 +187,7 @@ void DeviceExecutable::run(const qwen3_cuda_batch& batch, DeviceCache& cache, fl
   rope_rows(stream_, step_.rows, inv_freq_.as<double>(), rope_factor_.as<double>(), n_rows_, heads_.head_dim,
             cos_.as<float>(), sin_.as<float>());
   for (size_t i = 0; i < ops_.size(); ++i) {
-    const Op& op = ops_[i];
+    const Step& op = ops_[i];
     if (op.plain.kind == kLogits) {
       run_logits(op, logits);
       continue;
@@ -198,7 +198,7 @@ void DeviceExecutable::run(const qwen3_cuda_batch& batch, DeviceCache& cache, fl
   synchronize(stream_);
 }
 
-void DeviceExecutable::run_op(const Op& op, DeviceCache& cache) {
+void DeviceExecutable::run_op(const Step& op, DeviceCache& cache) {
   const qwen3_cuda_op& o = op.plain;
   switch (o.kind) {
     case kEmbed:
@@ -229,7 +229,7 @@ void DeviceExecutable::run_op(const Op& op, DeviceCache& cache) {
   }
 }
 
-void DeviceExecutable::run_linear(const Op& op) {
+void DeviceExecutable::run_linear(const Step& op) {
   const qwen3_cuda_op& o = op.plain;
   const DeviceWeight& w = weight(o.weight);
   const auto n = static_cast<int>(w.rows), k = static_cast<int>(w.cols);
@@ -247,7 +247,7 @@ void DeviceExecutable::run_linear(const Op& op) {
   }
 }
 
-void DeviceExecutable::run_moe(const Op& op) {
+void DeviceExecutable::run_moe(const Step& op) {
   const qwen3_cuda_op& o = op.plain;
   for (const Range& range : ranges_) {
     const MoeShape shape{range.count, hidden_, op.ffn, n_experts_, o.top_k, o.norm_topk_prob != 0};
@@ -265,7 +265,7 @@ void DeviceExecutable::run_moe(const Op& op) {
 }
 
 // Logits belong to decoding mostly; the class is the stream's for every row, so that neighbours do not matter.
-void DeviceExecutable::run_logits(const Op& op, float* logits) {
+void DeviceExecutable::run_logits(const Step& op, float* logits) {
   if (n_logits_ == 0) return;
   const DeviceWeight& w = weight(op.plain.weight);
   const size_t bytes = static_cast<size_t>(n_logits_) * static_cast<size_t>(vocab_) * 4;

@@ -38,7 +38,7 @@ class DeviceExecutable {
   void expert_counts(int64_t* out);
 
  private:
-  struct Op {
+  struct Step {
     qwen3_cuda_op plain;
     DeviceBuffer gate_up, down;  // pointers to the experts' weights
     int32_t ffn = 0;
@@ -61,10 +61,10 @@ class DeviceExecutable {
   void check_program() const;
   void upload(const qwen3_cuda_batch& batch);
   void plan_rows(const qwen3_cuda_batch& batch);
-  void run_op(const Op& op, DeviceCache& cache);
-  void run_linear(const Op& op);
-  void run_moe(const Op& op);
-  void run_logits(const Op& op, float* logits);
+  void run_op(const Step& op, DeviceCache& cache);
+  void run_linear(const Step& op);
+  void run_moe(const Step& op);
+  void run_logits(const Step& op, float* logits);
   void show(int32_t index, int32_t buffer);
   const DeviceWeight& weight(int32_t id) const { return *weights_.at(static_cast<size_t>(id)); }
   float* f32(int32_t buffer) const { return buffers_.at(static_cast<size_t>(buffer)).as<float>(); }
@@ -76,7 +76,7 @@ class DeviceExecutable {
   int64_t max_rows_;
   bool one_class_;
   std::vector<qwen3_cuda_buffer> described_;
-  std::vector<Op> ops_;
+  std::vector<Step> ops_;
   std::vector<const DeviceWeight*> weights_;
   std::vector<DeviceBuffer> buffers_;
   DeviceBuffer inv_freq_, rope_factor_, cos_, sin_;

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "cuda/ptx/launch.h"
+#include "cuda/ptx/types.h"
 
 namespace qwen3::cuda {
 

@@ -216,7 +216,7 @@ QWEN3_DEVICE TileRows expert_rows(const ExpertProduct& p, int begin, int count) 
   return {begin, count, first ? p.order : nullptr, first ? nullptr : p.order, p.top_k};
 }
 
-QWEN3_KERNEL(gemm::kThreads) expert_tiles_kernel(ExpertProduct p) {
+QWEN3_KERNEL(gemm::kThreads) expert_tiles_kernel(QWEN3_GRID_CONSTANT const ExpertProduct p) {
   grid_dependency_wait();
   const ExpertTile tile = find_tile(p.offsets, p.n_experts, block_index().y);
   if (tile.count == 0) return;

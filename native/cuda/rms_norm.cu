@@ -6,6 +6,7 @@
 
 #include "cuda/kernels.h"
 #include "cuda/math.h"
+#include "cuda/ptx/launch.h"
 
 namespace qwen3::cuda {
 namespace {

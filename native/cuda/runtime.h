@@ -9,7 +9,8 @@
 #include <string>
 #include <utility>
 
-#include "cuda/ptx/launch.h"
+#include "core/status.h"
+#include "cuda/ptx/types.h"
 
 namespace qwen3::cuda {
 

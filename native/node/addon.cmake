@@ -47,7 +47,7 @@ elseif(UNIX)
       pthread_create pthread_join pthread_detach pthread_once pthread_sigmask pthread_setname_np
       pthread_getaffinity_np pthread_setaffinity_np pthread_key_create pthread_key_delete pthread_getspecific
       pthread_setspecific pthread_mutex_trylock pthread_rwlock_rdlock pthread_rwlock_wrlock pthread_rwlock_unlock
-      pthread_cond_clockwait sem_init sem_post sem_wait sem_destroy dlopen dlsym dlclose dlerror
+      pthread_cond_clockwait sem_init sem_post sem_wait sem_destroy dlopen dlsym dlclose dlerror dladdr
       exp exp2 log log2 pow expf logf powf stat stat64 lstat lstat64 fstat fstat64 __libc_single_threaded arc4random)
     target_sources(qwen3_node PRIVATE native/node/glibc_compat.cc)
     foreach(symbol ${QWEN3_GLIBC_WRAPPED})

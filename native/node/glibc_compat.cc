@@ -72,6 +72,7 @@ QWEN3_FORWARD(void*, dlopen, (const char* file, int mode), (file, mode))
 QWEN3_FORWARD(void*, dlsym, (void* handle, const char* symbol), (handle, symbol))
 QWEN3_FORWARD(int, dlclose, (void* handle), (handle))
 QWEN3_FORWARD(char*, dlerror, (void), ())
+QWEN3_FORWARD(int, dladdr, (const void* address, void* info), (address, info))
 
 // New versions since 2.27 and 2.29 differ in how errors reach errno, not in values.
 QWEN3_FORWARD(double, exp, (double x), (x))

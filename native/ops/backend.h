@@ -103,15 +103,18 @@ class Backend {
                                               int64_t max_positions) = 0;
 };
 
-// The backend that a device name asks for: "auto", "cpu", "reference" (cpu/registry.cc). Throws Error(kUnsupported,
-// "device") for names that this build has no backend for: there is no silent fallback. threads: 0 = physical cores.
-// isa: as for create_cpu_backend; other devices take "auto" only.
+// The backend that a device name asks for: "auto", "cpu", "cuda", "cuda:N", "reference" (cpu/registry.cc). "auto" is
+// the CPU until the CUDA kernels have run on a GPU. Throws Error(kUnsupported, "device") for names that this build or
+// machine has no backend for: there is no silent fallback. threads: 0 = physical cores. isa: as for create_cpu_backend;
+// other devices take "auto" only.
 std::unique_ptr<Backend> create_backend(std::string_view device, int threads, std::string_view isa = "auto");
 
 // cpu/backend.cc: kernels chosen by what the machine can do. `isa`: "auto", "scalar", "avx2", "avx512", "avx512bf16";
 // a level that the machine lacks throws Error(kUnsupported). threads: 0 = physical cores (affinity and cgroup limits
 // kept).
 std::unique_ptr<Backend> create_cpu_backend(int threads, std::string_view isa);
+// cuda/client/cuda_backend.cc: through libqwen3_cuda.so, which it opens. device: "cuda" (the first usable) or "cuda:N".
+std::unique_ptr<Backend> create_cuda_backend(std::string_view device);
 // cpu/reference/backend.cc: scalar, f32, single threaded, short. The oracle of every fast path.
 std::unique_ptr<Backend> create_reference_backend();
 

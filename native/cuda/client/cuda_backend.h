@@ -28,11 +28,8 @@ struct CudaReport {
   std::vector<CudaDevice> devices;
 };
 
-// Never throws: what stands in the way is the report's reason.
+// What create_cuda_backend (ops/backend.h) would find. Never throws: what stands in the way is the report's reason. The
+// library is QWEN3_CUDA_LIBRARY, else libqwen3_cuda.so beside this addon, else wherever the loader finds it.
 CudaReport cuda_report();
-
-// device: "cuda" (the first usable) or "cuda:N". Throws Error(kUnsupported, "device") with one sentence that says why.
-// The library is QWEN3_CUDA_LIBRARY, else libqwen3_cuda.so beside this addon, else wherever the loader finds it.
-std::unique_ptr<Backend> create_cuda_backend(std::string_view device);
 
 }  // namespace qwen3

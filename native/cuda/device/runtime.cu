@@ -4,6 +4,10 @@
 
 #include <cuda.h>
 
+#include <cstring>
+
+#include "cuda/ptx/launch.h"
+
 namespace qwen3::cuda {
 
 int driver_version() {

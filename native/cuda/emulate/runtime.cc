@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "cuda/emulate/global_memory.h"
+#include "cuda/emulate/launch.h"
 
 namespace qwen3::cuda {
 namespace {

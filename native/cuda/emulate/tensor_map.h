@@ -29,10 +29,3 @@ inline uint32_t swizzled(uint32_t address, Swizzle swizzle) {
 EmulatedTensorMap read_tensor_map(const TensorMap& map);
 
 }  // namespace qwen3::cuda::emulate
-
-namespace qwen3::cuda {
-
-// As cuTensorMapEncodeTiled: throws EmulationError(kDescriptor) for what it refuses.
-TensorMap encode_tensor_map(const TensorShape& shape);
-
-}  // namespace qwen3::cuda

@@ -25,8 +25,6 @@ struct LaunchShape {
 
 #if defined(__CUDACC__)
 
-using Stream = cudaStream_t;
-
 // Throws Error(kInternal) with CUDA's name of the error.
 inline void check_cuda(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
@@ -55,9 +53,6 @@ void launch(Stream stream, const char* name, void (*kernel)(Parameters...), cons
 
 #else
 
-struct EmulatedStream;
-using Stream = EmulatedStream*;
-
 template <class... Parameters, class... Arguments>
 void launch(Stream, const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             const Arguments&... arguments) {
@@ -66,8 +61,5 @@ void launch(Stream, const char* name, void (*kernel)(Parameters...), const Launc
 }
 
 #endif
-
-// Throws Error(kInternal) for a shape that the driver refuses.
-TensorMap encode_tensor_map(const TensorShape& shape);
 
 }  // namespace qwen3::cuda

@@ -4,7 +4,11 @@
 
 #include <cstdint>
 
+struct CUstream_st;  // CUDA's own: host code needs no CUDA header
+
 namespace qwen3::cuda {
+
+using Stream = CUstream_st*;  // null in the emulation
 
 struct Dim3 {
   int x = 1, y = 1, z = 1;
@@ -44,5 +48,8 @@ struct TensorShape {
   uint32_t box[3] = {1, 1, 1};   // elements that one instruction moves
   Swizzle swizzle = Swizzle::kNone;
 };
+
+// Throws Error(kInternal) for a shape that the driver refuses (emulated: EmulationError kDescriptor).
+TensorMap encode_tensor_map(const TensorShape& shape);
 
 }  // namespace qwen3::cuda

@@ -1,0 +1,38 @@
+// `npm run test:cuda`: the CUDA kernels without a GPU. Everything compiles for sm_80 and sm_90a (where nvcc is there), no hot
+// kernel spills, and every kernel and whole tiny models run on the host emulation. `--no-nvcc` leaves the compiling out.
+import { spawnSync } from 'node:child_process'
+import { join } from 'node:path'
+import { has, requireBuildTools, root, run } from './setup.mjs'
+
+requireBuildTools()
+const folder = join(root, 'build-cuda-tests')
+const nvcc = has('nvcc') && !process.argv.includes('--no-nvcc')
+const options = ['-DQWEN3_ADDON=OFF', '-DQWEN3_CUDA_TESTS=ON', `-DQWEN3_CUDA=${nvcc ? 'ON' : 'OFF'}`]
+const generator = has('ninja') ? ['-G', 'Ninja'] : []
+run('cmake', ['-S', root, '-B', folder, ...generator, ...options, '-DQWEN3_CUDA_ARCHITECTURES=80;90a'])
+run('cmake', ['--build', folder, '--parallel', '2'])
+let failed = 0
+let passed = 0
+if (nvcc) {
+  passed++ // the build treats spills and warnings as errors
+} else {
+  console.log('nvcc was not found: the kernels were compiled for the emulation only')
+}
+const tests = spawnSync(
+  'ctest',
+  ['--test-dir', folder, '-R', '^cuda_', '--output-on-failure', '--timeout', '240', '-j2'],
+  {
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  },
+)
+process.stdout.write(tests.stdout ?? '')
+process.stderr.write(tests.stderr ?? '')
+const summary = /(\d+) tests failed out of (\d+)/.exec(tests.stdout ?? '')
+if (!summary || Number(summary[2]) === 0) failed++
+else {
+  passed += Number(summary[2]) - Number(summary[1])
+  failed += Number(summary[1])
+}
+console.log(`${passed} passed, ${failed} failed`)
+process.exitCode = failed > 0 ? 1 : 0
