@@ -37,8 +37,9 @@ class CpuBackend : public Backend {
     int64_t rows = 0;
     for (const MatrixSource& source : sources) rows += source.rows;
     const int64_t bytes = sources.empty() ? 0 : packed_weight_bytes(use, format, rows, sources[0].cols);
-    return with_memory("a weight", bytes,
-                       [&]() -> std::unique_ptr<Weight> { return pack_weight(*pool_, kernels_, use, format, sources); });
+    return with_memory("a weight", bytes, [&]() -> std::unique_ptr<Weight> {
+      return pack_weight(*pool_, kernels_, use, format, sources);
+    });
   }
 
   std::string layout() const override { return kWeightLayout; }
