@@ -52,17 +52,17 @@ CpuExecutable::CpuExecutable(std::shared_ptr<ThreadPool> pool, const KernelTable
 
 // Room for the largest quantised input of any product. Experts' rows are top_k times as many.
 void CpuExecutable::prepare_quantised() {
-  int64_t stride = 0;
+  const int64_t rows = checked_mul(max_rows_, std::max<int64_t>(1, moe_.top_k));
+  int64_t all = 0, own = 0;
   for (const auto& shared : weights_) {
     const auto& w = static_cast<const PackedWeight&>(*shared);
-    if (w.use != WeightUse::kVector && is_integer(w.format)) {
-      stride = std::max(stride, quantised_row(w.format, w.cols).stride);
-    }
+    if (w.use == WeightUse::kVector || !is_integer(w.format)) continue;
+    all = std::max(all, QuantisedRows(w.format, w.cols, rows).bytes);
+    own = std::max(own, QuantisedRows(w.format, w.cols, kOwnRows).bytes);
   }
-  if (stride == 0) return;
-  const int64_t rows = checked_mul(max_rows_, std::max<int64_t>(1, moe_.top_k));
-  quantised_ = Buffer(checked_mul(rows, stride));
-  for (int i = 0; i < pool_->size(); ++i) own_quantised_.emplace_back(kOwnRows * stride);
+  if (all == 0) return;
+  quantised_ = Buffer(all);
+  for (int i = 0; i < pool_->size(); ++i) own_quantised_.emplace_back(own);
 }
 
 CpuExecutable::Activation CpuExecutable::activation(int64_t rows, int64_t cols, DType dtype) const {

@@ -64,7 +64,6 @@ class CpuExecutable : public Executable {
   const PackedWeight& weight(WeightId id) const;
   const Activation& buffer(BufferId id) const { return buffers_[static_cast<size_t>(id)]; }
   LinearKernel linear_kernel(Store x, WeightFormat format) const;
-  LinearArgs linear_args(const Activation& x, const PackedWeight& w) const;
 
   // ops.cc
   void run(const EmbedOp& op, Team& team);
@@ -74,8 +73,7 @@ class CpuExecutable : public Executable {
   void run(const AttentionOp& op, Team& team);
   void run(const LogitsOp& op, Team& team);
   void rope_angles(Team& team);
-  const char* quantise(Team& team, const Activation& x, int64_t n_rows, WeightFormat format);
-  void quantise_row_of(const Activation& x, int64_t row, WeightFormat format, char* out) const;
+  void quantise(Team& team, const Activation& x, int64_t n_rows, WeightFormat format, LinearArgs& args);
   void linear(Team& team, const Activation& x, int64_t n_rows, const PackedWeight& w, void* out, int64_t out_stride,
               Store store, Finish finish);
   void attention_task(const AttentionOp& op, const AttentionTask& task, int thread);

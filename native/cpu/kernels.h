@@ -50,7 +50,9 @@ struct LinearArgs {
   Store store;
   Finish finish;
   // Integer weights: x is rows of QuantiseArgs::out, x_stride in bytes, steps counts blocks.
-  int64_t x_scales, x_corrections;  // bytes from the start of a row
+  const float* x_scales;         // [groups, x_meta_stride], a column per row of x
+  const int32_t* x_corrections;  // likewise
+  int64_t x_meta_stride;
 };
 
 // One row of activations to s8. A group that holds a NaN or an infinity gets a NaN for its scale: its outputs are NaN.
@@ -60,11 +62,12 @@ struct QuantiseArgs {
   Store store;
   int64_t cols;
   int64_t group, n_groups;  // 32 or 64; n_groups * group >= cols, the rest is 0
-  // What a correction is: -offset * (sum of the group's s8) as int32; offset 0: the sum / 16 as f32.
+  // What a correction is: -offset * (sum of the group's s8) as int32; offset 0: -(sum / 16) as f32.
   int32_t offset;
   int8_t* out;           // [n_groups * group]
-  float* scales;         // [n_groups]
-  int32_t* corrections;  // [n_groups]
+  float* scales;         // [n_groups], meta_stride apart
+  int32_t* corrections;  // likewise
+  int64_t meta_stride;
 };
 
 // How weights are quantised; the same bits on every level. Rows of n_groups groups, padded with zeros.

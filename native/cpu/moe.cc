@@ -80,8 +80,9 @@ void CpuExecutable::expert_products(Team& team, const std::vector<WeightId>& wei
   const int64_t rows = std::max<int64_t>(1, n / static_cast<int64_t>(moe_.n_active));
   const LinearCut cut = cut_linear(rows, any.n_panels, any.panel_bytes() / (4 * kPanel), team.size());
   const LinearKernel kernel = linear_kernel(x.store, any.format);
-  LinearArgs args = linear_args(x, any);
-  if (is_integer(any.format)) args.x = quantise(team, x, n, any.format);
+  LinearArgs args{};
+  args.x = x.row(0), args.x_stride = x.stride, args.steps = any.steps;
+  if (is_integer(any.format)) quantise(team, x, n, any.format, args);
   args.n = finish == Finish::kSiluMul ? any.rows / 2 : any.rows;
   args.out = out.row(0), args.out_stride = out.stride, args.store = out.store, args.finish = finish;
   team.for_each(static_cast<int64_t>(moe_.n_active) * cut.n_panel_chunks, [&](int64_t task) {

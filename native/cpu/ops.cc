@@ -75,38 +75,26 @@ void CpuExecutable::run(const RmsNormOp& op, Team& team) {
   });
 }
 
-void CpuExecutable::quantise_row_of(const Activation& x, int64_t row, WeightFormat format, char* out) const {
-  const QuantiseArgs args = quantise_args(format, quantised_row(format, x.cols), x.row(row), x.store, x.cols, out);
-  kernels_.quantise(&args);
-}
-
-// Rows [0, n_rows) of x for products with weights of an integer format.
-const char* CpuExecutable::quantise(Team& team, const Activation& x, int64_t n_rows, WeightFormat format) {
-  const int64_t stride = quantised_row(format, x.cols).stride;
-  if (n_rows <= kOwnRows) {
-    char* own = own_quantised_[static_cast<size_t>(team.thread())].as<char>();
-    for (int64_t row = 0; row < n_rows; ++row) quantise_row_of(x, row, format, own + row * stride);
-    return own;
-  }
-  team.for_each(n_rows, [&](int64_t row) { quantise_row_of(x, row, format, quantised_.as<char>() + row * stride); });
-  return quantised_.as<char>();
-}
-
-// What follows from the input and the weight; for integer weights x is to be set to quantised rows.
-LinearArgs CpuExecutable::linear_args(const Activation& x, const PackedWeight& w) const {
-  LinearArgs args{};
-  args.x = x.row(0), args.x_stride = x.stride;
-  args.weight = w.data.data(), args.steps = w.steps;
-  if (!is_integer(w.format)) return args;
-  const QuantisedRow layout = quantised_row(w.format, w.cols);
-  args.x_stride = layout.stride, args.x_scales = layout.scales, args.x_corrections = layout.corrections;
-  return args;
+// Quantises rows [0, n_rows) of x for products with weights of an integer format, and points `args` at them.
+void CpuExecutable::quantise(Team& team, const Activation& x, int64_t n_rows, WeightFormat format, LinearArgs& args) {
+  const QuantisedRows rows(format, x.cols, n_rows);
+  const bool own = n_rows <= kOwnRows;
+  char* base = (own ? own_quantised_[static_cast<size_t>(team.thread())] : quantised_).as<char>();
+  const auto quantise_row = [&](int64_t row) {
+    const QuantiseArgs one = rows.args(format, x.row(row), x.store, x.cols, base, row);
+    kernels_.quantise(&one);
+  };
+  rows.set(args, base);
+  if (!own) return team.for_each(n_rows, quantise_row);
+  for (int64_t row = 0; row < n_rows; ++row) quantise_row(row);
 }
 
 void CpuExecutable::linear(Team& team, const Activation& x, int64_t n_rows, const PackedWeight& w, void* out,
                            int64_t out_stride, Store store, Finish finish) {
-  LinearArgs args = linear_args(x, w);
-  if (is_integer(w.format)) args.x = quantise(team, x, n_rows, w.format);
+  LinearArgs args{};
+  args.x = x.row(0), args.x_stride = x.stride;
+  if (is_integer(w.format)) quantise(team, x, n_rows, w.format, args);
+  args.weight = w.data.data(), args.steps = w.steps;
   args.n = finish == Finish::kSiluMul ? w.rows / 2 : w.rows;
   args.out = out, args.out_stride = out_stride, args.store = store, args.finish = finish;
   const LinearKernel kernel = linear_kernel(x.store, w.format);

@@ -17,7 +17,7 @@ void quantise(const QuantiseArgs* args) {
     __builtin_memcpy(&largest, &bits, sizeof largest);
     const bool finite = bits < 0x7f800000, counts = finite && largest >= 7.888609052210118e-31f;
     const F inverse = vset(counts ? 127.0f / largest : 0.0f);
-    args->scales[g] = !finite ? __builtin_nanf("") : counts ? largest / 127.0f : 0.0f;
+    args->scales[g * args->meta_stride] = !finite ? __builtin_nanf("") : counts ? largest / 127.0f : 0.0f;
     I sum = iset(0);
     for (int i = 0; i < vectors; ++i) {
       const I q = counts ? iround(v[i] * inverse) : iset(0);
@@ -26,10 +26,10 @@ void quantise(const QuantiseArgs* args) {
     }
     const int32_t total = ihsum(sum);
     if (args->offset) {
-      args->corrections[g] = -args->offset * total;
+      args->corrections[g * args->meta_stride] = -args->offset * total;
     } else {
-      const float part = static_cast<float>(total) * 0.0625f;
-      __builtin_memcpy(args->corrections + g, &part, sizeof part);
+      const float part = static_cast<float>(total) * -0.0625f;
+      __builtin_memcpy(args->corrections + g * args->meta_stride, &part, sizeof part);
     }
   }
 }

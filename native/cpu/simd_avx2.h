@@ -120,9 +120,6 @@ inline F vload_f16(const uint16_t* p) {
 inline F vload_u8(const uint8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-inline void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
-}
 // The 8-bit products saturate at 16 bits unless one side is a magnitude: w - 128 gives its sign to x. Nothing to
 // correct.
 constexpr bool kUnsignedDot = false;

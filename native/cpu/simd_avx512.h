@@ -111,9 +111,6 @@ inline F vload_f16(const uint16_t* p) {
 inline F vload_u8(const uint8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
-inline void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
-}
 #if defined(__AVX512VNNI__)
 // acc + four products a lane of unsigned w (0..255) and signed x.
 constexpr bool kUnsignedDot = true;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/checked.h"
 #include "core/status.h"
 
 namespace qwen3::cpu {
@@ -11,6 +12,10 @@ namespace {
 
 int64_t n_blocks_of(int64_t cols) {
   return (cols + kBlock - 1) / kBlock;
+}
+
+int64_t odd_lines(int64_t bytes) {
+  return ((bytes + 63) / 64 | 1) * 64;
 }
 
 void widen(const char* row, int64_t cols, DType dtype, float* out) {
@@ -112,29 +117,34 @@ IntFormat int_format(WeightFormat format) {
   }
 }
 
-QuantisedRow quantised_row(WeightFormat format, int64_t cols) {
+QuantisedRows::QuantisedRows(WeightFormat format, int64_t cols, int64_t n_rows) {
   const int64_t k = n_blocks_of(cols) * kBlock;
-  QuantisedRow row{};
-  row.n_groups = k / int_format(format).group;
-  row.scales = k;
-  row.corrections = k + 4 * row.n_groups;
-  const int64_t lines = (row.corrections + 4 * row.n_groups + 63) / 64;
-  row.stride = (lines + 1 - lines % 2) * 64;
-  return row;
+  row_stride = odd_lines(k);
+  n_groups = k / int_format(format).group;
+  meta_stride = odd_lines(n_rows * 4) / 4;
+  scales = checked_mul(n_rows, row_stride);
+  corrections = checked_add(scales, checked_mul(n_groups, meta_stride * 4));
+  bytes = checked_add(corrections, checked_mul(n_groups, meta_stride * 4));
 }
 
-QuantiseArgs quantise_args(WeightFormat format, const QuantisedRow& layout, const void* x, Store store, int64_t cols,
-                           char* out) {
+QuantiseArgs QuantisedRows::args(WeightFormat format, const void* x, Store store, int64_t cols, char* base,
+                                 int64_t row) const {
   const IntFormat f = int_format(format);
-  return {x,
-          store,
-          cols,
-          f.group,
-          layout.n_groups,
-          f.offset,
-          reinterpret_cast<int8_t*>(out),
-          reinterpret_cast<float*>(out + layout.scales),
-          reinterpret_cast<int32_t*>(out + layout.corrections)};
+  QuantiseArgs out{};
+  out.x = x, out.store = store, out.cols = cols;
+  out.group = f.group, out.n_groups = n_groups, out.offset = f.offset;
+  out.out = reinterpret_cast<int8_t*>(base + row * row_stride);
+  out.scales = reinterpret_cast<float*>(base + scales) + row;
+  out.corrections = reinterpret_cast<int32_t*>(base + corrections) + row;
+  out.meta_stride = meta_stride;
+  return out;
+}
+
+void QuantisedRows::set(LinearArgs& args, const char* base) const {
+  args.x = base, args.x_stride = row_stride;
+  args.x_scales = reinterpret_cast<const float*>(base + scales);
+  args.x_corrections = reinterpret_cast<const int32_t*>(base + corrections);
+  args.x_meta_stride = meta_stride;
 }
 
 void pack_int_rows(const KernelTable& kernels, WeightFormat format, const char* rows, int64_t n_rows, int64_t cols,

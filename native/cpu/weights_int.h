@@ -17,13 +17,16 @@ struct IntFormat {
 bool is_integer(WeightFormat format);
 IntFormat int_format(WeightFormat format);  // of an integer format
 
-// A quantised row of activations: s8, f32 scales, corrections. Rows are an odd number of cache lines apart.
-struct QuantisedRow {
-  int64_t n_groups, scales, corrections, stride;  // the latter three in bytes
+// Up to n_rows quantised rows of activations in one buffer: the rows of s8, then f32 scales and corrections
+// [n_groups, meta_stride]. Strides are odd numbers of cache lines.
+struct QuantisedRows {
+  int64_t row_stride, n_groups, meta_stride;  // bytes, -, elements
+  int64_t scales, corrections, bytes;         // offsets, total
+  QuantisedRows(WeightFormat format, int64_t cols, int64_t n_rows);
+  QuantiseArgs args(WeightFormat format, const void* x, Store store, int64_t cols, char* base, int64_t row) const;
+  // x and what belongs to it.
+  void set(LinearArgs& args, const char* base) const;
 };
-QuantisedRow quantised_row(WeightFormat format, int64_t cols);
-QuantiseArgs quantise_args(WeightFormat format, const QuantisedRow& layout, const void* x, Store store, int64_t cols,
-                           char* out);
 
 // Quantises rows of `source` type, [n_rows, cols], into columns [column, column + n_rows) of a panel.
 void pack_int_rows(const KernelTable& kernels, WeightFormat format, const char* rows, int64_t n_rows, int64_t cols,

@@ -90,8 +90,8 @@ void packing_keeps_values(Random& random) {
           for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(want[i]));
           for (int64_t i = 0; i < n; ++i) {
             const float off = std::abs(got[static_cast<size_t>(r * cols + k0 + i)] - want[i]);
-            // int8: half a step of largest / 127, and the rounding of the scale to f16.
-            if (format == WeightFormat::kInt8) CHECK(off <= largest / 127 * 0.5f + largest * 0x1p-11f);
+            // int8: half a step of largest / 127, and the rounding of the scale to f16, which may be subnormal.
+            if (format == WeightFormat::kInt8) CHECK(off <= largest / 127 * 0.5f + largest * 0x1p-11f + 0x1p-18f);
             error += static_cast<double>(off) * off, norm += static_cast<double>(want[i]) * want[i];
           }
         }
@@ -192,21 +192,22 @@ void activations(Random& random, const KernelTable& kernels) {
             std::memcpy(input.data() + 4 * i, &v, 4);
           }
         }
-        const QuantisedRow layout = quantised_row(format, cols);
-        Guarded<char> out(static_cast<size_t>(layout.corrections + 4 * layout.n_groups));
+        const QuantisedRows layout(format, cols, 1);
+        // The last correction ends where the page does.
+        Guarded<char> out(static_cast<size_t>(layout.bytes - 4 * (layout.meta_stride - 1)));
         const QuantiseArgs args =
-            quantise_args(format, layout, input.data(), half ? Store::kBf16 : Store::kF32, cols, out.data());
+            layout.args(format, input.data(), half ? Store::kBf16 : Store::kF32, cols, out.data(), 0);
         kernels.quantise(&args);
         const Quantised want = quantise_plainly(x, int_format(format).group, layout.n_groups);
         CHECK(std::memcmp(want.q.data(), args.out, want.q.size()) == 0);
         for (size_t g = 0; g < want.scales.size(); ++g) {
-          CHECK(same_float(args.scales[g], want.scales[g]));
+          CHECK(same_float(args.scales[static_cast<int64_t>(g) * args.meta_stride], want.scales[g]));
           if (args.offset) {
-            CHECK(args.corrections[g] == -args.offset * want.sums[g]);
+            CHECK(args.corrections[static_cast<int64_t>(g) * args.meta_stride] == -args.offset * want.sums[g]);
           } else {
             float part;
-            std::memcpy(&part, args.corrections + g, 4);
-            CHECK(part * 16 == static_cast<float>(want.sums[g]));
+            std::memcpy(&part, args.corrections + static_cast<int64_t>(g) * args.meta_stride, 4);
+            CHECK(part * -16 == static_cast<float>(want.sums[g]));
           }
         }
       }
@@ -222,11 +223,11 @@ struct Product {
   int64_t rows, n, k;
   std::unique_ptr<PackedWeight> packed;
   std::unique_ptr<Guarded<char>> weight, x;
-  QuantisedRow layout;
+  QuantisedRows layout;
   std::vector<float> input, before;  // [rows, k], [rows, n]
 
   Product(Random& random, WeightFormat f, Finish fin, int64_t r, int64_t out_cols, int64_t cols, float bad = 0)
-      : format(f), finish(fin), rows(r), n(out_cols), k(cols), layout(quantised_row(f, cols)) {
+      : format(f), finish(fin), rows(r), n(out_cols), k(cols), layout(f, cols, r) {
     const bool gated = finish == Finish::kSiluMul;
     const std::vector<float> a = random.normals(n * k, 0.5f), b = random.normals(n * k, 0.5f);
     std::vector<MatrixSource> sources = {matrix(a, n, k)};
@@ -236,12 +237,10 @@ struct Product {
     std::memcpy(weight->data(), packed->data.data(), weight->size());
     input = random.normals(rows * k), before = random.normals(rows * n);
     if (bad != 0) input[static_cast<size_t>(random.between(0, rows * k - 1))] = bad;
-    // The last row ends where the page does.
-    x = std::make_unique<Guarded<char>>(
-        static_cast<size_t>((rows - 1) * layout.stride + layout.corrections + 4 * layout.n_groups));
+    // The last row's last correction ends where the page does.
+    x = std::make_unique<Guarded<char>>(static_cast<size_t>(layout.bytes - 4 * (layout.meta_stride - rows)));
     for (int64_t i = 0; i < rows; ++i) {
-      const QuantiseArgs args =
-          quantise_args(f, layout, input.data() + i * k, Store::kF32, k, x->data() + i * layout.stride);
+      const QuantiseArgs args = layout.args(f, input.data() + i * k, Store::kF32, k, x->data(), i);
       kernels_scalar()->quantise(&args);
     }
   }
@@ -250,10 +249,10 @@ struct Product {
   std::vector<float> run(const KernelTable& kernels, int64_t begin, int64_t end) const {
     Guarded<float> out(std::vector<float>(before.begin() + begin * n, before.begin() + end * n));
     LinearArgs args{};
-    args.x = x->data() + begin * layout.stride, args.x_stride = layout.stride;
+    layout.set(args, x->data());
+    args.x = x->data() + begin * layout.row_stride, args.x_scales += begin, args.x_corrections += begin;
     args.weight = weight->data(), args.steps = packed->steps, args.n = n;
     args.out = out.data(), args.out_stride = n, args.store = Store::kF32, args.finish = finish;
-    args.x_scales = layout.scales, args.x_corrections = layout.corrections;
     const auto kernel = format == WeightFormat::kInt8   ? kernels.linear_int8
                         : format == WeightFormat::kInt4 ? kernels.linear_int4
                                                         : kernels.linear_int4_offset;
