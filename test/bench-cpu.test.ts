@@ -8,6 +8,8 @@ import { compare, type Results, summarise } from '../bench/cpu/results'
 import { tensorType } from '../bench/models/gguf'
 import { ggufHeader } from '../bench/models/gguf-header'
 import { activeWeights, shapes } from '../bench/models/synthetic'
+import { divergence } from '../bench/quality/divergence'
+import { table as qualityTable } from '../bench/quality/table'
 import { barChart } from '../bench/support/bars'
 import { replaceSection } from '../bench/support/readme'
 import { median } from '../bench/support/statistics'
@@ -26,7 +28,7 @@ function cellResult(ours: number[], peer: number[]) {
   }))
   const bits = { ours: 8.25, peer: 8.5 }
   const ceilings = { ours: ceiling(cell, 8.25, roofs), peer: ceiling(cell, 8.5, roofs) }
-  return compare(cell, summarise(pairs), { roofs, bits, ceilings, flashAttention: { on: 2, off: 1 } })
+  return compare(cell, summarise(pairs), { roofs, bits, ceilings, flashAttention: true })
 }
 
 describe('the comparison on the CPU', () => {
@@ -55,7 +57,12 @@ describe('the comparison on the CPU', () => {
   it('draws a bar for every cell and says the fraction in the table', () => {
     const { figures } = cellResult([40, 60, 30], [20, 20, 10])
     const where = { date: '', commit: 'c', device: 'd', rounds: 3 }
-    const results: Results = { peer: 'p', threads: 2, cells: { 'dense/int8/decode512': { ...where, ...figures } } }
+    const results: Results = {
+      peer: 'p',
+      threads: 2,
+      flash: {},
+      cells: { 'dense/int8/decode512': { ...where, ...figures } },
+    }
     const drawing = barChart(chart(results))
     expect(drawing.match(/<rect /g)).toHaveLength(1 + 4 + 1)
     expect(drawing).toContain('>3.0<')
@@ -107,4 +114,25 @@ describe('sections of documents', () => {
 it('the median of an even count is the mean of the middle two', () => {
   expect(median([4, 1, 3, 2])).toBe(2.5)
   expect(median([3, 1, 2])).toBe(2)
+})
+
+describe('quality of formats', () => {
+  it('divergence: nothing for equal rows and shifted ones, the known value for two outcomes', () => {
+    const p = Float32Array.of(1, 2, 3)
+    expect(divergence(p, p)).toEqual({ kl: 0, sameTop: true })
+    expect(divergence(p, Float32Array.of(11, 12, 13)).kl).toBeCloseTo(0, 6)
+    const half = Float32Array.of(0, 0)
+    const quarter = Float32Array.of(Math.log(1), Math.log(3))
+    const { kl, sameTop } = divergence(half, quarter)
+    expect(kl).toBeCloseTo(0.5 * Math.log(2) + 0.5 * Math.log(2 / 3), 6)
+    expect(sameTop).toBe(false)
+    expect(() => divergence(p, half)).toThrow(RangeError)
+  })
+
+  it('the table has a row for every format that was measured', () => {
+    const running = { positions: 1000, kl: 0.001, klP99: 0.01, top1: 0.995 }
+    const text = qualityTable({ models: { nano: { int8: { date: '', bits: 8.25, alone: running, running } } } })
+    expect(text).toContain('| **int8** | 8.25 | 1.0e-3 | 1.0e-3 | 1.0e-2 | 99.50% |')
+    expect(text).not.toContain('Q4_0')
+  })
 })

@@ -30,17 +30,18 @@ export function prompt(/** @type {number} */ length, /** @type {number} */ vocab
   return ids
 }
 
-/** Moments at which a sequence had so many tokens. */
+/** Moments at which a sequence had so many tokens; between two of them its tokens came evenly. */
 export class Track {
   /** @type {{ at: number, count: number }[]} */
   points = []
-  add(/** @type {number} */ count) {
-    this.points.push({ at: performance.now(), count })
+  add(/** @type {number} */ count, at = performance.now()) {
+    this.points.push({ at, count })
   }
   countAt(/** @type {number} */ time) {
-    let count = 0
-    for (const point of this.points) if (point.at <= time) count = point.count
-    return count
+    const next = this.points.findIndex(({ at }) => at >= time)
+    const b = this.points[next]
+    const a = this.points[next - 1] ?? b
+    return a === b ? b.count : a.count + ((b.count - a.count) * (time - a.at)) / (b.at - a.at)
   }
 }
 

@@ -32,7 +32,7 @@ export interface CellResult {
   /** load: ours / peer. */
   memoryRatio?: number
   ours: Side
-  peer: Side & { flashAttention: Record<string, number> }
+  peer: Side & { flashAttention: boolean }
   roofs: Roofs
 }
 
@@ -40,6 +40,8 @@ export interface Results {
   peer: string
   threads: number
   limits?: object
+  /** Best rates of the peer with flash attention and without, by shape and task; measured once, it is no matter of weights. */
+  flash: Record<string, { on: number; off: number }>
   cells: Record<string, CellResult>
 }
 
@@ -82,7 +84,7 @@ interface Floors {
   roofs: Roofs
   bits: { ours: number; peer: number }
   ceilings: { ours: number; peer: number }
-  flashAttention: Record<string, number>
+  flashAttention: boolean
 }
 
 /** The figures of a cell, and a line that says them. */

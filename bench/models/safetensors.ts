@@ -1,6 +1,6 @@
 /** Reads the header of a safetensors file, and writes files of tensors that tensor_tool makes. */
 import { closeSync, openSync, readSync, writeFileSync } from 'node:fs'
-import { type ElementType, fileSource, type Source, storedBytes, writeTensors } from './tensor-tool'
+import { type ElementType, fileSource, type OwnType, type Source, storedBytes, writeTensors } from './tensor-tool'
 
 /** Every tensor of `path` as a source; vectors have one row. */
 export function readSafetensors(path: string): Map<string, Source> {
@@ -32,7 +32,7 @@ export interface NewTensor {
   /** What is written in the header: rows and columns, or one dimension. */
   shape: number[]
   /** `decoded`: rounded to this type, stored as f32. */
-  type: ElementType
+  type: ElementType | OwnType
   decoded?: boolean
   source: Source
 }
@@ -42,10 +42,11 @@ export function writeSafetensors(path: string, tensors: NewTensor[]): void {
   const header: Record<string, object> = { __metadata__: { format: 'pt' } }
   let end = 0
   const offsets = tensors.map(({ name, shape, type, decoded, source }) => {
-    if (!decoded && type !== 'BF16' && type !== 'F32') throw new TypeError(`${type} is no type of safetensors files`)
+    const stored = decoded ? 'F32' : type
+    if (stored !== 'BF16' && stored !== 'F32') throw new TypeError(`${stored} is no type of safetensors files`)
     const begin = end
-    end += storedBytes(decoded ? 'F32' : type, [source])
-    header[name] = { dtype: decoded ? 'F32' : type, shape, data_offsets: [begin, end] }
+    end += storedBytes(stored, [source])
+    header[name] = { dtype: stored, shape, data_offsets: [begin, end] }
     return begin
   })
   // Names are ASCII. The tensors begin at a multiple of 64.

@@ -34,6 +34,8 @@ export const elementTypes = {
   BF16: { id: 30, elements: 1, bytes: 2 },
 } as const
 export type ElementType = keyof typeof elementTypes
+/** Formats of this library: values can be rounded to them, their bytes are its own. */
+export type OwnType = 'int8' | 'int4' | 'int4-offset'
 
 /** A matrix somewhere, in the notation of tensor_tool.cc; `cols` 0 = a vector. */
 export interface Source {
@@ -56,7 +58,7 @@ export const randomSource = (seed: number, rows: number, cols: number, name: str
 })
 
 export interface PlannedTensor {
-  type: ElementType
+  type: ElementType | OwnType
   /** Write the values that `type` decodes to, as f32. */
   decoded?: boolean
   /** In the file. */

@@ -6,7 +6,8 @@
 // One tensor a line, fields separated by tabs:
 //   TYPE  STORE  OFFSET  SOURCE...
 // TYPE is an element type of gguf_formats.h; STORE `encoded` writes it as such, `decoded` writes what it decodes to as
-// f32, so that only the format's error differs. OFFSET: where in FILE. The sources are stacked along rows:
+// f32, so that only the format's error differs. With `decoded` TYPE may be a weight format of the engine too: int8,
+// int4 or int4-offset. OFFSET: where in FILE. The sources are stacked along rows:
 //   file:DTYPE:ROWS:COLS:OFFSET:PATH     row major in PATH, DTYPE F32, F16 or BF16
 //   random:SEED:ROWS:COLS:NAME           model/random_weights.h; COLS 0 = a vector of ROWS elements
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include <iostream>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -30,6 +32,7 @@
 #include "core/dtype.h"
 #include "core/file_reader.h"
 #include "core/status.h"
+#include "cpu/weights_int.h"
 #include "gguf_formats.h"
 #include "model/random_weights.h"
 
@@ -43,6 +46,7 @@ constexpr int64_t kTaskElements = int64_t{1} << 18;
 // Rows [begin, end) of a source, and where they go.
 struct Task {
   GgufType type;
+  std::optional<WeightFormat> own;  // in place of `type`
   bool decoded;
   int64_t offset;  // of row `begin`
   std::shared_ptr<const MatrixSource> source;
@@ -98,6 +102,13 @@ MatrixSource source_of(const std::string& text) {
   return random_tensor({f[4], rows, std::max<int64_t>(cols, 1), cols == 0}, static_cast<uint64_t>(number(f[1])));
 }
 
+std::optional<WeightFormat> own_format(const std::string& name) {
+  if (name == "int8") return WeightFormat::kInt8;
+  if (name == "int4") return WeightFormat::kInt4;
+  if (name == "int4-offset") return WeightFormat::kInt4Offset;
+  return std::nullopt;
+}
+
 int64_t stored_bytes(GgufType type, bool decoded, int64_t elements) {
   return decoded ? 4 * elements : elements / gguf_block_elements(type) * gguf_block_bytes(type);
 }
@@ -105,8 +116,10 @@ int64_t stored_bytes(GgufType type, bool decoded, int64_t elements) {
 void plan_line(const std::string& line, std::vector<Task>& tasks) {
   const std::vector<std::string> fields = split(line, '\t', SIZE_MAX);
   if (fields.size() < 4) refuse("a line needs four fields", line);
-  const GgufType type = gguf_type(fields[0]);
+  const std::optional<WeightFormat> own = own_format(fields[0]);
+  const GgufType type = own ? GgufType::kF32 : gguf_type(fields[0]);
   const bool decoded = fields[1] == "decoded";
+  if (own && !decoded) refuse("a format of the engine has no bytes of its own", fields[0]);
   if (!decoded && fields[1] != "encoded") refuse("neither encoded nor decoded", fields[1]);
   int64_t offset = number(fields[2]);
   for (size_t i = 3; i < fields.size(); ++i) {
@@ -115,7 +128,7 @@ void plan_line(const std::string& line, std::vector<Task>& tasks) {
     const int64_t step = std::max<int64_t>(1, kTaskElements / source->cols);
     for (int64_t row = 0; row < source->rows; row += step) {
       const int64_t end = std::min(row + step, source->rows);
-      tasks.push_back({type, decoded, offset, source, row, end});
+      tasks.push_back({type, own, decoded, offset, source, row, end});
       offset += stored_bytes(type, decoded, (end - row) * source->cols);
     }
   }
@@ -138,6 +151,12 @@ void run(const Task& task, int file) {
   source.read(task.begin, task.end, halves.empty() ? static_cast<void*>(values.data()) : halves.data());
   for (size_t i = 0; i < halves.size(); ++i)
     values[i] = source.dtype == DType::kBF16 ? bf16_to_f32(halves[i]) : f16_to_f32(halves[i]);
+  if (task.own) {
+    for (int64_t row = 0; row < task.end - task.begin; ++row)
+      cpu::quantise_weight_row(*task.own, values.data() + row * source.cols, source.cols);
+    write_all(file, values.data(), 4 * n, task.offset);
+    return;
+  }
   std::vector<uint8_t> encoded(static_cast<size_t>(stored_bytes(task.type, false, n)));
   gguf_encode(task.type, values.data(), n, encoded.data());
   if (!task.decoded) {
