@@ -35,14 +35,16 @@ DeviceBuffer upload_array(Stream stream, const T* values, size_t n) {
 
 }  // namespace
 
-DeviceExecutable::DeviceExecutable(Stream stream, const qwen3_cuda_program& p, std::vector<const DeviceWeight*> weights,
-                                   int64_t max_rows, bool one_class)
+DeviceExecutable::DeviceExecutable(Stream stream, const DeviceDescription& device, const qwen3_cuda_program& p,
+                                   std::vector<const DeviceWeight*> weights, int64_t max_rows, bool one_class)
     : stream_(stream),
       n_layers_(p.n_layers),
       n_experts_(p.n_experts),
       hidden_(p.hidden),
       vocab_(p.vocab),
       heads_{p.n_q_heads, p.n_kv_heads, p.head_dim},
+      hopper_(device.hopper),
+      multiprocessors_(device.multiprocessors),
       max_rows_(max_rows),
       one_class_(one_class),
       described_(p.buffers, p.buffers + p.n_buffers),
@@ -216,7 +218,12 @@ void DeviceExecutable::run_op(const Step& op, DeviceCache& cache) {
                           cache.layer(o.layer));
       return;
     case kAttention:
-      attention_prefill(stream_, bf16(o.x), cache.layer(o.layer), step_.prefill, heads_, bf16(o.out));
+      if (hopper_ && prefill_on_hopper(heads_)) {
+        attention_prefill_hopper(stream_, bf16(o.x), cache.layer(o.layer), cache.n_blocks(), step_.prefill, heads_,
+                                 n_rows_, bf16(o.out));
+      } else {
+        attention_prefill(stream_, bf16(o.x), cache.layer(o.layer), step_.prefill, heads_, bf16(o.out));
+      }
       attention_decode(stream_, bf16(o.x), cache.layer(o.layer), step_.decode, heads_, partials_.as<float>(),
                        bf16(o.out));
       attention_combine(stream_, partials_.as<float>(), step_.combine, step_.n_combine, heads_, bf16(o.out));
@@ -243,7 +250,15 @@ void DeviceExecutable::run_linear(const Step& op) {
       output = static_cast<Epilogue>(o.epilogue) == Epilogue::kAddTo ? Output::kAddF32 : Output::kStoreF32;
       out = f32(o.out) + int64_t{range.begin} * n;
     }
-    (range.decode ? linear_stream : linear)(stream_, {x, w.data.as<Bf16>(), out}, {range.count, n, k}, output);
+    const LinearOperands operands{x, w.data.as<Bf16>(), out};
+    const LinearShape shape{range.count, n, k};
+    if (range.decode) {
+      linear_stream(stream_, operands, shape, output);
+    } else if (hopper_) {
+      linear_hopper(stream_, operands, shape, output, multiprocessors_);
+    } else {
+      linear(stream_, operands, shape, output);
+    }
   }
 }
 

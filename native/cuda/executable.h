@@ -31,8 +31,8 @@ class DeviceCache {
 // different kernels, so that a row's bits depend on its phase and never on its neighbours.
 class DeviceExecutable {
  public:
-  DeviceExecutable(Stream stream, const qwen3_cuda_program& program, std::vector<const DeviceWeight*> weights,
-                   int64_t max_rows, bool one_class);
+  DeviceExecutable(Stream stream, const DeviceDescription& device, const qwen3_cuda_program& program,
+                   std::vector<const DeviceWeight*> weights, int64_t max_rows, bool one_class);
   void run(const qwen3_cuda_batch& batch, DeviceCache& cache, float* logits);
   void observe(qwen3_cuda_observer observer, void* context) { observer_ = observer, observer_context_ = context; }
   void expert_counts(int64_t* out);
@@ -73,6 +73,8 @@ class DeviceExecutable {
   Stream stream_;
   int32_t n_layers_, n_experts_, hidden_, vocab_;
   HeadShape heads_;
+  bool hopper_;
+  int multiprocessors_;
   int64_t max_rows_;
   bool one_class_;
   std::vector<qwen3_cuda_buffer> described_;

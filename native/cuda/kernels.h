@@ -65,6 +65,9 @@ struct LinearOperands {
 };
 // For many rows: tensor cores, tiles of 128 x 128.
 void linear(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output);
+// The same on sm_90a, by TMA and wgmma; no gather.
+void linear_hopper(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output,
+                   int multiprocessors);
 // For few: every weight byte is read once per 64 rows, at memory speed. Sums of a row do not depend on the others.
 void linear_stream(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output);
 
@@ -92,6 +95,11 @@ int prefill_tile_tokens(const HeadShape& heads);
 // q, out: bf16 [n_rows, n_q_heads * head_dim].
 void attention_prefill(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
                        const HeadShape& heads, Bf16* out);
+// The same on sm_90a, by TMA and wgmma, for head_dim 128 and groups that divide 128. n_blocks: of the cache; n_rows: of
+// q.
+bool prefill_on_hopper(const HeadShape& heads);
+void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache, int64_t n_blocks,
+                              const AttentionWork& work, const HeadShape& heads, int n_rows, Bf16* out);
 // One token per tile and at most kSplitSize keys. partials: f32 [n_partials, n_q_heads, head_dim + 8]: weighted sum,
 // largest score (log2 units), sum of weights, padding.
 int partial_elements(const HeadShape& heads);  // of one partial result

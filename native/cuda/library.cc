@@ -224,8 +224,9 @@ qwen3_cuda_executable* compile(qwen3_cuda_backend* backend, const qwen3_cuda_pro
     auto executable = std::make_unique<qwen3_cuda_executable>();
     executable->device = backend->device;
     executable->stream = create_stream();
-    executable->executable = std::make_unique<DeviceExecutable>(executable->stream, *program, std::move(all), max_rows,
-                                                                backend->full_invariance);
+    executable->executable =
+        std::make_unique<DeviceExecutable>(executable->stream, describe_device(backend->device), *program,
+                                           std::move(all), max_rows, backend->full_invariance);
     return executable.release();
   });
 }

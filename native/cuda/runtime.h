@@ -21,6 +21,7 @@ struct DeviceDescription {
   std::string name;
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
+  bool hopper = false;  // the kernels of sm_90a run here: the chip is a 9.0 and this library has them
   int64_t memory_bytes = 0, free_bytes = 0;
 };
 

@@ -123,9 +123,14 @@ struct DeviceWork {
   }
 };
 
-void run_attention(const Step& step, const DeviceWork& work) {
+void run_attention(const Step& step, const DeviceWork& work, bool hopper = false) {
   const KvLayer cache{step.keys->data(), step.values->data()};
-  attention_prefill(nullptr, step.q->data(), cache, work.work(false), step.heads, step.out->data());
+  if (hopper) {
+    attention_prefill_hopper(nullptr, step.q->data(), cache, step.n_blocks, work.work(false), step.heads, step.n_rows,
+                             step.out->data());
+  } else {
+    attention_prefill(nullptr, step.q->data(), cache, work.work(false), step.heads, step.out->data());
+  }
   attention_decode(nullptr, step.q->data(), cache, work.work(true), step.heads, work.partials.data(), step.out->data());
   attention_combine(nullptr, work.partials.data(), work.combine.data(), static_cast<int>(work.combine.size()),
                     step.heads, step.out->data());
@@ -170,6 +175,21 @@ void test_attention(Random& random) {
                          std::to_string(heads.n_q_heads / heads.n_kv_heads));
 }
 
+// The same shapes on the path of sm_90a: chunks that begin and end anywhere in a block or a tile of 128 keys.
+void test_hopper_attention(Random& random) {
+  constexpr int kGroups[] = {1, 2, 4, 8, 16};
+  const int kv_heads = static_cast<int>(random.between(1, 2));
+  const HeadShape heads{kGroups[random.between(0, 4)] * kv_heads, kv_heads, 128};
+  CHECK(prefill_on_hopper(heads) && !prefill_on_hopper({6, 2, 128}) && !prefill_on_hopper({4, 2, 64}));
+  std::vector<SequencePlan> plans;
+  for (int64_t n = random.between(1, 2); n > 0; --n) {
+    plans.push_back({static_cast<int>(random.between(1, 50)), static_cast<int>(random.between(0, 300))});
+  }
+  const Step step(random, heads, plans);
+  run_attention(step, DeviceWork(step, true), true);
+  check_output(step, "attention on sm_90a, group " + std::to_string(heads.n_q_heads / heads.n_kv_heads));
+}
+
 // A row's bits do not depend on what else is in the step.
 void test_alone(Random& random) {
   const HeadShape heads{4, 2, 64};
@@ -192,23 +212,22 @@ void test_alone(Random& random) {
 // Prefill: FLOPs at most 1.15 times the causal minimum, sectors at most 1.1 times Q + O + visible K and V per tile of
 // 128 rows, no bank conflicts. QWEN3_LONG takes the 2,048 tokens of the bar; 1,024 are a harder case, the edge weighs
 // more.
-void test_prefill_counts(Random& random, int tokens) {
+void test_prefill_counts(Random& random, int tokens, bool hopper) {
   const HeadShape heads{4, 1, 128};
   const Step step(random, heads, {{tokens, 0}});
   const DeviceWork work(step, false);
-  attention_prefill(nullptr, step.q->data(), {step.keys->data(), step.values->data()}, work.work(false), heads,
-                    step.out->data());
+  run_attention(step, work, hopper);
   const auto& c = last();
   const double minimum = 4.0 * heads.n_q_heads * heads.head_dim * (double(tokens) * (tokens + 1) / 2);
-  std::printf("prefill %d: FLOPs %.3f of the minimum, %lld conflicts\n", tokens, double(c.matrix_flops) / minimum,
-              static_cast<long long>(c.bank_conflicts));
+  std::printf("%s %d: FLOPs %.3f of the minimum, %lld conflicts\n", c.kernel.c_str(), tokens,
+              double(c.matrix_flops) / minimum, static_cast<long long>(c.bank_conflicts));
   CHECK(double(c.matrix_flops) <= 1.15 * minimum);
   CHECK(c.bank_conflicts == 0);
   double sectors = 2.0 * tokens * heads.n_q_heads * heads.head_dim * 2 / 32;  // Q and O
   const int per_tile = prefill_tile_tokens(heads);
   for (int t = 0; t < tokens; t += per_tile) sectors += 2.0 * std::min(tokens, t + per_tile) * heads.head_dim * 2 / 32;
   const double got = double(c.global_read_sectors + c.global_written_sectors);
-  std::printf("prefill %d: sectors %.3f of the minimum\n", tokens, got / sectors);
+  std::printf("%s %d: sectors %.3f of the minimum\n", c.kernel.c_str(), tokens, got / sectors);
   CHECK(got <= 1.1 * sectors);
 }
 
@@ -304,11 +323,13 @@ int main(int argc, char** argv) {
     for (int i = 0; i < (whole ? 20 : 3); ++i) {
       test_attention(random);
       test_qk_norm_rope(random);
+      test_hopper_attention(random);
     }
     test_alone(random);
   });
   Random random(seed(), 1000);
-  test_prefill_counts(random, whole ? 2048 : 512);
+  test_prefill_counts(random, whole ? 2048 : 512, false);
+  test_prefill_counts(random, whole ? 2048 : 1024, true);
   test_decode_counts(random);
   return run.finish();
 }

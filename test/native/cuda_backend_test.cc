@@ -202,6 +202,14 @@ int main(int argc, char** argv) {
     test_model(tiny_config(), "dense");
     test_model(moe_config(), "sparse");
   }
+  {
+    // The kernels of sm_90a: head_dim 128 takes both of them.
+    const Setting compute("QWEN3_EMULATED_COMPUTE", "90");
+    ModelConfig dense = tiny_config(), sparse = moe_config();
+    dense.head_dim = sparse.head_dim = 128;
+    test_model(dense, "dense, sm_90a");
+    test_model(sparse, "sparse, sm_90a");
+  }
   test_experts();
   test_refusals();
   test_out_of_memory();

@@ -83,11 +83,14 @@ void test_rms_norm(Random& random) {
 
 // --- linear ---
 
-void test_linear(Random& random, bool streaming, Output output) {
+enum class Path { kTiles, kStream, kHopper };
+
+void test_linear(Random& random, Path path, Output output) {
+  const bool streaming = path == Path::kStream, hopper = path == Path::kHopper;
   const int rows = static_cast<int>(random.between(1, streaming ? 70 : 200));
-  const int n = (output == Output::kSiluMul ? 16 : 8) * static_cast<int>(random.between(1, 20));
+  const int n = (output == Output::kSiluMul ? 16 : 8) * static_cast<int>(random.between(1, hopper ? 40 : 20));
   const int k = 8 * static_cast<int>(random.between(1, 40));
-  const bool gathered = random.between(0, 1);
+  const bool gathered = !hopper && random.between(0, 1);
   const int source_rows = gathered ? rows + 7 : rows;
   const Bf16Matrix x(random, source_rows, k), w(random, n, k, 1 / std::sqrt(static_cast<float>(k)));
   DeviceArray<int32_t> gather(static_cast<size_t>(rows));
@@ -102,7 +105,12 @@ void test_linear(Random& random, bool streaming, Output output) {
   const LinearOperands operands{x.data.data(), w.data.data(),
                                 output == Output::kSiluMul ? static_cast<void*>(out16.data()) : out32.data(),
                                 gathered ? gather.data() : nullptr};
-  (streaming ? linear_stream : linear)(nullptr, operands, {rows, n, k}, output);
+  if (hopper) {
+    linear_hopper(nullptr, operands, {rows, n, k}, output, static_cast<int>(random.between(1, 4)));
+  } else {
+    (streaming ? linear_stream : linear)(nullptr, operands, {rows, n, k}, output);
+  }
+  const std::string name = last().kernel;
   std::vector<double> got, want;
   for (int r = 0; r < rows; ++r) {
     const int source = gathered ? gather[r] : r;
@@ -123,8 +131,24 @@ void test_linear(Random& random, bool streaming, Output output) {
       }
     }
   }
-  check_error(got, want, output == Output::kSiluMul ? 3e-3 : 2e-6, streaming ? "linear_stream" : "linear");
-  CHECK_MSG(last().bank_conflicts == 0, std::string(streaming ? "linear_stream" : "linear") + " conflicts");
+  check_error(got, want, output == Output::kSiluMul ? 3e-3 : 2e-6, name);
+  CHECK_MSG(last().bank_conflicts == 0, name + " conflicts");
+}
+
+// On sm_90a: at most 1.05 times the sectors of tiles of 128 x 256, no conflicts, no FLOP beyond the tiles.
+void test_hopper_counts(Random& random) {
+  const int rows = 256, n = 512, k = 192;
+  const Bf16Matrix w(random, n, k), x(random, rows, k);
+  DeviceArray<float> out(static_cast<size_t>(rows) * n);
+  linear_hopper(nullptr, {x.data.data(), w.data.data(), out.data()}, {rows, n, k}, Output::kStoreF32, 3);
+  const auto& c = last();
+  const int64_t minimum = int64_t{rows / 128} * (n / 256) * (128 + 256) * k * 2 / 32;
+  CHECK(double(c.global_read_sectors) <= 1.05 * double(minimum) && c.tma_read_sectors == c.global_read_sectors);
+  CHECK(c.global_written_sectors == int64_t{rows} * n * 4 / 32);
+  CHECK(c.matrix_flops == int64_t{2} * rows * n * k && c.bank_conflicts == 0);
+  DeviceArray<Bf16> gated(static_cast<size_t>(rows) * n / 2);
+  linear_hopper(nullptr, {x.data.data(), w.data.data(), gated.data()}, {rows, n, k}, Output::kSiluMul, 3);
+  CHECK(last().global_written_sectors == int64_t{rows} * n / 32);
 }
 
 // Every weight byte once, in full sectors, for 1 to 16 rows; and a row's bits do not depend on the other rows.
@@ -153,11 +177,12 @@ int main(int argc, char** argv) {
     Random random(seed(), stream++);
     test_embed(random);
     test_rms_norm(random);
-    for (const bool streaming : {false, true}) {
+    for (const Path path : {Path::kTiles, Path::kStream, Path::kHopper}) {
       for (const Output output : {Output::kStoreF32, Output::kAddF32, Output::kSiluMul})
-        test_linear(random, streaming, output);
+        test_linear(random, path, output);
     }
     test_stream_counts(random);
+    test_hopper_counts(random);
   });
   return run.finish();
 }

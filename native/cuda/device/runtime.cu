@@ -31,6 +31,9 @@ DeviceDescription describe_device(int device) {
   d.name = properties.name;
   d.major = properties.major, d.minor = properties.minor;
   d.multiprocessors = properties.multiProcessorCount;
+#if defined(QWEN3_HAS_SM90A)
+  d.hopper = d.major == 9 && d.minor == 0;
+#endif
   d.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   int before = 0;
   check_cuda(cudaGetDevice(&before), "cudaGetDevice");

@@ -1,6 +1,7 @@
 // runtime.h on the emulated device. Copies are done at once: a stream of the emulation never runs ahead. Environment
 // variables stand for what a machine may be like: QWEN3_EMULATED_DRIVER (a version; 0: none), QWEN3_EMULATED_DEVICES,
-// QWEN3_EMULATED_MEMORY (bytes), QWEN3_EMULATED_SCHEDULE (early, late, or a seed).
+// QWEN3_EMULATED_MEMORY (bytes), QWEN3_EMULATED_SCHEDULE (early, late, or a seed), QWEN3_EMULATED_COMPUTE (90: the
+// kernels of sm_90a; default 80).
 
 #include "cuda/runtime.h"
 
@@ -30,7 +31,9 @@ int device_count() {
 DeviceDescription describe_device(int device) {
   DeviceDescription d;
   d.name = "emulated device " + std::to_string(device);
-  d.major = 8, d.minor = 0, d.multiprocessors = 1;
+  const auto compute = static_cast<int>(setting("QWEN3_EMULATED_COMPUTE", 80));
+  d.major = compute / 10, d.minor = compute % 10, d.multiprocessors = 2;
+  d.hopper = compute == 90;
   d.memory_bytes = setting("QWEN3_EMULATED_MEMORY", int64_t{1} << 30);
   d.free_bytes = d.memory_bytes - static_cast<int64_t>(emulate::GlobalMemory::device().used());
   return d;
