@@ -1,9 +1,13 @@
-// How far the CPU backend is from what the machine can do: read bandwidth and multiply-add rate are measured first, in
+// How far the CPU backend is from what the machine can do: read bandwidth and multiply-add rates are measured first, in
 // the same run, then every operation and whole steps of a random model in the shape of Qwen3-0.6B.
 //
-//   cpu_bench [--threads N] [--isa L] [--layers N] [--prompt N] [--context N] [--experts] [--f32] [--json] [--cpu-time]
+//   cpu_bench [--weights bf16|f32|int8|int4|int4-offset] [--threads N] [--isa L] [--layers N] [--prompt N]
+//             [--context N] [--rounds N] [--experts] [--ops] [--json]
 //
-// bytes: weights and cache that an operation must read once. flops: two per multiply-add of its products.
+// bytes: weights and cache that an operation must read once. flops: two per multiply-add of its products. The peak is
+// that of the weights' format: int8 for the integer formats. --ops: a line per operation too.
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -13,9 +17,10 @@
 #include <vector>
 
 #include "core/status.h"
+#include "core/thread_pool.h"
 #include "cpu/cpu_info.h"
+#include "machine_limits.h"
 #include "model/model.h"
-#include "roofs.h"
 
 using namespace qwen3;
 using namespace qwen3::bench;
@@ -25,8 +30,38 @@ namespace {
 struct Options {
   int threads = 0, layers = 28, prompt = 512, context = 1024, rounds = 5;
   std::string isa = "auto";
-  bool f32 = false, json = false, experts = false;
+  WeightFormat weights = WeightFormat::kBF16;
+  bool json = false, experts = false, ops = false;
 };
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+constexpr struct {
+  const char* name;
+  WeightFormat format;
+  double bytes;  // a weight
+} kFormats[] = {{"f32", WeightFormat::kF32, 4},
+                {"bf16", WeightFormat::kBF16, 2},
+                {"int8", WeightFormat::kInt8, 8.25 / 8},
+                {"int4", WeightFormat::kInt4, 4.5 / 8},
+                {"int4-offset", WeightFormat::kInt4Offset, 4.75 / 8}};
+
+WeightFormat format_of(const std::string& name) {
+  for (const auto& format : kFormats) {
+    if (name == format.name) return format.format;
+  }
+  std::fprintf(stderr, "unknown format %s\n", name.c_str());
+  std::exit(2);
+}
+
+double weight_bytes(WeightFormat weights) {
+  for (const auto& format : kFormats) {
+    if (format.format == weights) return format.bytes;
+  }
+  return 0;
+}
 
 Options parse(int argc, char** argv) {
   Options o;
@@ -45,12 +80,12 @@ Options parse(int argc, char** argv) {
       o.context = std::atoi(value());
     else if (flag == "--rounds")
       o.rounds = std::atoi(value());
-    else if (flag == "--f32")
-      o.f32 = true;
+    else if (flag == "--weights")
+      o.weights = format_of(value());
+    else if (flag == "--ops")
+      o.ops = true;
     else if (flag == "--json")
       o.json = true;
-    else if (flag == "--cpu-time")
-      cpu_time = true;
     else if (flag == "--experts")
       o.experts = true;
     else {
@@ -89,35 +124,39 @@ class Bench {
     WeightsSource source;
     source.random = true;
     const double begin = seconds_now();
-    model_ = Model::load(config_, source, *backend_, options_.f32 ? WeightFormat::kF32 : WeightFormat::kBF16, {});
+    model_ = Model::load(config_, source, *backend_, options_.weights, {});
     program_ = model_->program(std::nullopt);
-    const int64_t bytes =
-        Model::weight_bytes(config_, *backend_, options_.f32 ? WeightFormat::kF32 : WeightFormat::kBF16);
+    const int64_t bytes = Model::weight_bytes(config_, *backend_, options_.weights);
     if (!options_.json)
       std::printf("made and packed %.0f MB of weights in %.1f s\n", bytes / 1e6, seconds_now() - begin);
     std::fflush(stdout);
     const int64_t positions = options_.context + options_.prompt;
-    cache_ = backend_->create_kv_cache(*program_, options_.f32 ? DType::kF32 : DType::kBF16, (positions + 63) / 64 * 8);
-    roofs_ = measure_roofs(pool_, isa_);
+    const DType kv = options_.weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+    cache_ = backend_->create_kv_cache(*program_, kv, (positions + 63) / 64 * 16);
+    limits_ = measure_limits({.threads = pool_.size(), .one_count = true});
+    peak_ = options_.weights == WeightFormat::kF32    ? limits_.f32_flops()
+            : options_.weights == WeightFormat::kBF16 ? limits_.bf16_flops()
+                                                      : limits_.int8_ops();
     if (options_.json) {
-      std::printf(
-          "{\"isa\": \"%s\", \"threads\": %d, \"readGBs\": %.2f, \"bf16Gflops\": %.1f, \"f32Gflops\": %.1f, \"lines\": "
-          "[",
-          isa_.c_str(), pool_.size(), roofs_.read_gbs, roofs_.bf16_flops / 1e9, roofs_.f32_flops / 1e9);
+      std::printf("{\"isa\": \"%s\", \"threads\": %d, \"readGBs\": %.2f, \"peakGflops\": %.1f, \"lines\": [",
+                  isa_.c_str(), pool_.size(), limits_.read_gbs(), peak_ / 1e9);
     } else {
-      std::printf("isa %s, %d threads: read %.1f GB/s, bf16 %.0f GFLOP/s, f32 %.0f GFLOP/s\n", isa_.c_str(),
-                  pool_.size(), roofs_.read_gbs, roofs_.bf16_flops / 1e9, roofs_.f32_flops / 1e9);
+      std::printf("isa %s, %d threads: read %.1f GB/s, peak %.0f GFLOP/s\n", isa_.c_str(), pool_.size(),
+                  limits_.read_gbs(), peak_ / 1e9);
       std::printf("%-26s %10s %10s %10s %9s %7s\n", "", "ms", "MB", "GFLOP", "of read", "of peak");
     }
-    for (const char* name : {"attention_norm", "qkv", "q_rope", "attention", "attention_residual", "ffn",
-                             "ffn_residual", "moe_residual", "logits"}) {
-      op_line(name, 1, options_.context);
-      op_line(name, options_.prompt, 0);
+    if (options_.ops) {
+      for (const char* name : {"attention_norm", "qkv", "q_rope", "attention", "attention_residual", "ffn",
+                               "ffn_residual", "moe_residual", "logits"}) {
+        op_line(name, 1, options_.context);
+        op_line(name, options_.prompt, 0);
+      }
     }
-    step_line("decode, 1 sequence", 1, 1, options_.context);
-    step_line("decode, 8 sequences", 8, 1, options_.context);
+    for (const int32_t n : {1, 2, 4, 8, 16}) {
+      step_line("decode, " + std::to_string(n) + (n == 1 ? " sequence" : " sequences"), n, 1, options_.context);
+    }
     step_line("prefill", 1, options_.prompt, 0);
-    const double again = read_bandwidth(pool_, cpu::isa_available("avx512"), 1);
+    const double again = read_bandwidth_again(limits_.read.back(), 3);
     if (options_.json) {
       std::printf("], \"readGBsAfter\": %.2f}\n", again);
     } else {
@@ -128,7 +167,7 @@ class Bench {
  private:
   Work op_work(const std::string& name, double rows, double begin) const {
     const ModelConfig& c = config_;
-    const double element = options_.f32 ? 4 : 2, q = 1.0 * c.n_q_heads * c.head_dim,
+    const double element = weight_bytes(options_.weights), q = 1.0 * c.n_q_heads * c.head_dim,
                  kv = 1.0 * c.n_kv_heads * c.head_dim;
     const auto linear = [&](double n, double k, double times) {
       return Work{times * n * k * element, times * 2 * n * k * rows};
@@ -146,7 +185,8 @@ class Bench {
     if (name == "logits") return {1.0 * c.vocab * c.hidden * element, 2.0 * c.vocab * c.hidden};
     if (name == "attention") {
       const double keys = rows * begin + rows * (rows + 1) / 2;  // pairs of query and visible key
-      return {layers * 2 * kv * (begin + rows) * element, layers * 4 * q * keys};
+      return {layers * 2 * kv * (begin + rows) * (options_.weights == WeightFormat::kF32 ? 4 : 2),
+              layers * 4 * q * keys};
     }
     return {};
   }
@@ -207,8 +247,7 @@ class Bench {
   }
 
   void print(const std::string& name, double seconds, const Work& work, double tokens_per_second) {
-    const double of_read = work.bytes / seconds / 1e9 / roofs_.read_gbs;
-    const double of_peak = work.flops / seconds / (options_.f32 ? roofs_.f32_flops : roofs_.bf16_flops);
+    const double of_read = work.bytes / seconds / 1e9 / limits_.read_gbs(), of_peak = work.flops / seconds / peak_;
     if (options_.json) {
       std::printf(
           "%s{\"name\": \"%s\", \"ms\": %.3f, \"bestMs\": %.3f, \"bytes\": %.0f, \"flops\": %.0f, \"ofRead\": %.3f, "
@@ -232,7 +271,8 @@ class Bench {
   std::shared_ptr<const Model> model_;
   std::shared_ptr<const Program> program_;
   std::unique_ptr<KvCache> cache_;
-  Roofs roofs_;
+  Limits limits_;
+  double peak_ = 0;
   double best_ = 0;
   bool first_ = true;
 };

@@ -4,8 +4,10 @@
 // (32 x 1024 bf16 = 64 kB); x comes from the first or second level. With 512-bit vectors a tile is 12 rows x 2 vectors:
 // 24 accumulators cover the latency of the multiply-add and leave registers for two weights and a broadcast. With fewer
 // registers it is 4 x 2. One or two rows take the whole panel width at once, so that memory streams in one direction.
+// While a few rows wait for memory rather than compute, lower tiles of equal height are faster.
 constexpr int kWideRows = W == 16 ? 12 : 4;
 constexpr int kWideVectors = 2;
+constexpr int kFirstRows = W == 16 ? 8 : 4;
 constexpr int kFewRows = 2;
 constexpr int kFewVectors = kPanel / W < 4 ? static_cast<int>(kPanel) / W : 4;
 
@@ -38,10 +40,13 @@ template <class M>
 void linear(const LinearArgs* args, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end) {
   alignas(64) float tile[kWideRows * kPanel];
   const int64_t ldb = kPanel * M::kDepth;
+  const int64_t all = row_end - row_begin, most = all <= 3 * kFirstRows ? kFirstRows : kWideRows;
+  if (all <= 0) return;
+  const int64_t n_tiles = (all + most - 1) / most, each = (all + n_tiles - 1) / n_tiles;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     const typename M::B* b = static_cast<const typename M::B*>(args->weight) + panel * args->steps * ldb;
-    for (int64_t row = row_begin; row < row_end; row += kWideRows) {
-      const int64_t rows = row_end - row < kWideRows ? row_end - row : kWideRows;
+    for (int64_t row = row_begin; row < row_end; row += each) {
+      const int64_t rows = row_end - row < each ? row_end - row : each;
       const typename M::A* a = static_cast<const typename M::A*>(args->x) + row * args->x_stride;
       if (rows <= kFewRows) {
         product_block<M, kFewRows, kFewVectors>(rows, kPanel, a, args->x_stride, b, ldb, args->steps, tile, kPanel,

@@ -2,6 +2,7 @@
 // bf16 against the reference backend; and against itself, bit for bit: chunks, company, threads and cache copies leave
 // no trace in a row.
 
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/dispatch.h"
@@ -128,6 +129,49 @@ void bf16_against_reference(Random& random, const std::string& level, int32_t gr
               ours, theirs);
 }
 
+const char* format_name(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kF32:
+      return "f32";
+    case WeightFormat::kBF16:
+      return "bf16";
+    case WeightFormat::kInt8:
+      return "int8";
+    case WeightFormat::kInt4:
+      return "int4";
+    default:
+      return "int4-offset";
+  }
+}
+
+// Integer formats: the reference holds the same values and rounds activations to the same eight bits. A last bit of f32
+// may put one of them on the other side of a tie, which counts for half a step of 1 in 127 (a few 1e-3 in the logits);
+// where none is, the two are as close as in f32. The median over rows, because another expert is as right in a row
+// whose router is near a tie.
+void integers_against_reference(Random& random, const std::string& level, WeightFormat format, bool experts,
+                                int64_t n) {
+  const ModelConfig config = random_config(random, 2, 64, experts);
+  const uint64_t weights_seed = random.word();
+  Setup fast(create_cpu_backend(2, level), config, weights_seed, format, DType::kF32);
+  Setup slow(create_reference_backend(), config, weights_seed, format, DType::kF32);
+  const std::vector<int32_t> tokens = random.tokens(n, config.vocab);
+  const std::vector<float> got = run_sequence(*fast.executable, *fast.program, *fast.cache, tokens);
+  const std::vector<float> peer = run_sequence(*slow.executable, *slow.program, *slow.cache, tokens);
+  const size_t vocab = static_cast<size_t>(config.vocab);
+  std::vector<double> apart;
+  for (size_t row = 0; row < tokens.size(); ++row) {
+    apart.push_back(relative_error(got.data() + row * vocab, peer.data() + row * vocab, vocab));
+  }
+  std::sort(apart.begin(), apart.end());
+  const double median = apart[apart.size() / 2];
+  const Vector64 want = ForwardF64(config, random_tensors(weights_seed)).logits(tokens);
+  const double rounding = relative_error(peer.data(), want.data(), want.size());
+  CHECK_MSG(median < 2e-2, level + " " + format_name(format) + " apart " + std::to_string(median));
+  if (format == WeightFormat::kInt8 && !experts) CHECK_MSG(rounding < 0.1, "rounding " + std::to_string(rounding));
+  std::printf("%-10s %-11s experts %2d rows %4d: to the reference %.2e, reference to float64 %.2e\n", level.c_str(),
+              format_name(format), config.n_experts, static_cast<int>(n), median, rounding);
+}
+
 // One sequence in a schedule: where its blocks lie and how far it is.
 struct Sequence {
   std::vector<int32_t> tokens, blocks;
@@ -203,8 +247,8 @@ void schedules_agree(Random& random, const std::string& level, WeightFormat form
               std::to_string(group) + " head_dim " + std::to_string(head_dim));
     }
   }
-  std::printf("%-10s schedules agree: %s, kv %s, group %d, head_dim %d\n", level.c_str(),
-              format == WeightFormat::kF32 ? "f32" : "bf16", kv == DType::kF32 ? "f32" : "bf16", group, head_dim);
+  std::printf("%-10s schedules agree: %s, kv %s, group %d, head_dim %d\n", level.c_str(), format_name(format),
+              kv == DType::kF32 ? "f32" : "bf16", group, head_dim);
 }
 
 }  // namespace
@@ -226,10 +270,16 @@ int main(int argc, char** argv) {
     }
     for (int i = 0; i < 6; ++i) {  // all of them in the long run, else two a level, in turn
       if (!all && turn++ % (sanitized ? 6 : 3) != 0) continue;
-      const WeightFormat format = i % 3 == 0 ? WeightFormat::kF32 : WeightFormat::kBF16;
+      constexpr WeightFormat kFormats[] = {WeightFormat::kF32,  WeightFormat::kBF16,       WeightFormat::kInt8,
+                                           WeightFormat::kInt4, WeightFormat::kInt4Offset, WeightFormat::kBF16};
+      const WeightFormat format = kFormats[i];
       schedules_agree(random, level, format, i % 2 ? DType::kF32 : DType::kBF16, groups[i], head_dims[i]);
     }
     ++turn;
+    for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4, WeightFormat::kInt4Offset}) {
+      integers_against_reference(random, level, format, false, 40);
+      integers_against_reference(random, level, format, true, sanitized ? 5 : 13);
+    }
   }
   return run.finish();
 }
