@@ -48,6 +48,7 @@ CpuExecutable::CpuExecutable(std::shared_ptr<ThreadPool> pool, const KernelTable
   for (int i = 0; i < pool_->size(); ++i) scratch_.emplace_back(attention_scratch_bytes(tile_rows, p.head_dim));
   prepare_moe();
   prepare_quantised();
+  prepare_own_norms();
 }
 
 // Room for the largest quantised input of any product. Experts' rows are top_k times as many.
@@ -63,6 +64,41 @@ void CpuExecutable::prepare_quantised() {
   if (all == 0) return;
   quantised_ = Buffer(all);
   for (int i = 0; i < pool_->size(); ++i) own_quantised_.emplace_back(own);
+}
+
+// Which norms each thread may compute for itself when rows are few: the next operation is the only one that reads it.
+void CpuExecutable::prepare_own_norms() {
+  const auto reads = [](const Op& op, BufferId id) {
+    return std::visit(
+        [id](const auto& o) {
+          using T = std::decay_t<decltype(o)>;
+          if constexpr (std::is_same_v<T, EmbedOp>) return false;
+          if constexpr (std::is_same_v<T, QkNormRopeAppendOp>) return o.qkv == id;
+          if constexpr (std::is_same_v<T, AttentionOp>) return o.q == id;
+          if constexpr (requires { o.x; }) return o.x == id;
+        },
+        op);
+  };
+  const std::vector<Op>& ops = program_->ops;
+  feeds_next_.assign(ops.size(), false);
+  BufferId own = kNone;
+  for (size_t i = 0; i + 1 < ops.size(); ++i) {
+    const auto* norm = std::get_if<RmsNormOp>(&ops[i]);
+    const auto* product = std::get_if<LinearOp>(&ops[i + 1]);
+    if (!norm || !product || product->x != norm->out || product->out == norm->x) continue;
+    if (own != kNone && own != norm->out) continue;
+    bool alone = true;
+    for (size_t j = i + 2; j < ops.size() && alone; ++j) {
+      const auto* next = std::get_if<RmsNormOp>(&ops[j]);
+      if (next && next->out == norm->out && next->x != norm->out) break;
+      alone = !reads(ops[j], norm->out);
+    }
+    feeds_next_[i] = alone;
+    if (alone) own = norm->out;
+  }
+  if (own == kNone) return;
+  const BufferDesc& desc = program_->buffers[static_cast<size_t>(own)];
+  for (int i = 0; i < pool_->size(); ++i) own_normed_.push_back(activation(kOwnRows, desc.cols, desc.dtype));
 }
 
 CpuExecutable::Activation CpuExecutable::activation(int64_t rows, int64_t cols, DType dtype) const {
@@ -118,7 +154,15 @@ void CpuExecutable::run(const StepBatch& batch, KvCache& cache, float* logits) {
   if (!observer_) {
     pool_->run([this](Team& team) {
       rope_angles(team);
-      for (const Op& op : program_->ops) run_op(op, team);
+      const std::vector<Op>& ops = program_->ops;
+      for (size_t i = 0; i < ops.size(); ++i) {
+        if (feeds_next_[i] && n_rows_ <= kOwnRows) {
+          run_normed(std::get<RmsNormOp>(ops[i]), std::get<LinearOp>(ops[i + 1]), team);
+          ++i;
+        } else {
+          run_op(ops[i], team);
+        }
+      }
     });
     return;
   }

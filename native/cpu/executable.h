@@ -61,6 +61,7 @@ class CpuExecutable : public Executable {
   void run_op(const Op& op, Team& team);
   void report(size_t op);
   void prepare_quantised();
+  void prepare_own_norms();
   const PackedWeight& weight(WeightId id) const;
   const Activation& buffer(BufferId id) const { return buffers_[static_cast<size_t>(id)]; }
   LinearKernel linear_kernel(Store x, WeightFormat format) const;
@@ -72,6 +73,8 @@ class CpuExecutable : public Executable {
   void run(const QkNormRopeAppendOp& op, Team& team);
   void run(const AttentionOp& op, Team& team);
   void run(const LogitsOp& op, Team& team);
+  void run_linear(const LinearOp& op, const Activation& x, Team& team);
+  void run_normed(const RmsNormOp& norm, const LinearOp& op, Team& team);
   void rope_angles(Team& team);
   void quantise(Team& team, const Activation& x, int64_t n_rows, WeightFormat format, LinearArgs& args);
   void linear(Team& team, const Activation& x, int64_t n_rows, const PackedWeight& w, void* out, int64_t out_stride,
@@ -111,6 +114,9 @@ class CpuExecutable : public Executable {
   // Rows of activations for integer weights: shared by all threads, or a few rows that each thread makes for itself.
   Buffer quantised_;
   std::vector<Buffer> own_quantised_;
+  // Operations that are norms read by the next operation alone, and a few of their rows for each thread.
+  std::vector<bool> feeds_next_;
+  std::vector<Activation> own_normed_;
 
   // Mixture of experts.
   struct Moe {
@@ -136,7 +142,7 @@ struct LinearCut {
 // steps: 4-byte words of a column.
 LinearCut cut_linear(int64_t n_rows, int64_t n_panels, int64_t steps, int n_threads);
 
-// Up to this many rows are quantised by every thread for itself, which is cheaper than to meet.
+// Up to this many rows are normed and quantised by every thread for itself, which is cheaper than to meet.
 constexpr int64_t kOwnRows = 8;
 
 }  // namespace qwen3::cpu

@@ -9,6 +9,9 @@
 #include "cpu/weights_int.h"
 
 namespace qwen3::cpu {
+namespace {
+constexpr int64_t kAloneRows = 2;  // routed by one thread: less than the threads' meetings would cost
+}
 
 void CpuExecutable::prepare_moe() {
   const Program& p = *program_;
@@ -33,6 +36,7 @@ void CpuExecutable::prepare_moe() {
 
 // Softmax over all experts, then the top_k largest in descending order, ties to the lower id.
 void CpuExecutable::route_row(const MoeOp& op, int64_t row) {
+  constexpr float kTaken = -1.0f;  // below every probability
   float* p = moe_.router.f32(row);
   kernels_.softmax(p, program_->n_experts, p);
   int32_t* expert = moe_.expert.data() + row * op.top_k;
@@ -41,12 +45,12 @@ void CpuExecutable::route_row(const MoeOp& op, int64_t row) {
   for (int32_t rank = 0; rank < op.top_k; ++rank) {
     int32_t best = -1;
     for (int32_t e = 0; e < program_->n_experts; ++e) {
-      const bool taken = std::find(expert, expert + rank, e) != expert + rank;
-      if (!taken && (best < 0 || p[e] > p[best])) best = e;
+      if (p[e] != kTaken && (best < 0 || p[e] > p[best])) best = e;
     }
     expert[rank] = best;
     share[rank] = p[best];
     sum += p[best];
+    p[best] = kTaken;
   }
   if (!op.norm_topk_prob) return;
   for (int32_t rank = 0; rank < op.top_k; ++rank) share[rank] /= sum;
@@ -98,15 +102,26 @@ void CpuExecutable::run(const MoeOp& op, Team& team) {
   const Activation& x = buffer(op.x);
   const Activation& out = buffer(op.out);
   linear(team, x, n_rows_, weight(op.router), moe_.router.row(0), moe_.router.stride, Store::kF32, Finish::kStore);
-  team.for_each(n_rows_, [&](int64_t row) { route_row(op, row); });
-  if (team.thread() == 0) group_by_expert(op);
-  team.barrier();
-  team.for_each(n_rows_ * op.top_k, [&](int64_t i) {
+  const auto gather = [&](int64_t i) {
     const int64_t source = moe_.source[static_cast<size_t>(i)];
     std::memcpy(moe_.gathered.row(i), x.row(source), static_cast<size_t>(x.cols * x.element()));
-  });
-  expert_products(team, op.gate_up, moe_.gathered, n_rows_ * op.top_k, moe_.hidden, Finish::kSiluMul);
-  expert_products(team, op.down, moe_.hidden, n_rows_ * op.top_k, moe_.output, Finish::kStore);
+  };
+  const int64_t n = n_rows_ * op.top_k;
+  if (n_rows_ <= kAloneRows) {
+    if (team.thread() == 0) {
+      for (int64_t row = 0; row < n_rows_; ++row) route_row(op, row);
+      group_by_expert(op);
+      for (int64_t i = 0; i < n; ++i) gather(i);
+    }
+    team.barrier();
+  } else {
+    team.for_each(n_rows_, [&](int64_t row) { route_row(op, row); });
+    if (team.thread() == 0) group_by_expert(op);
+    team.barrier();
+    team.for_each(n, gather);
+  }
+  expert_products(team, op.gate_up, moe_.gathered, n, moe_.hidden, Finish::kSiluMul);
+  expert_products(team, op.down, moe_.hidden, n, moe_.output, Finish::kStore);
   team.for_each(n_rows_, [&](int64_t row) {
     const int64_t first = row * op.top_k;
     kernels_.add_scaled(moe_.output.f32(0), moe_.output.stride, moe_.place.data() + first, moe_.share.data() + first,

@@ -11,10 +11,12 @@ namespace {
 
 // Rows of one head that a task rotates and appends: they share cache lines of the transposed K block.
 constexpr int64_t kAppendRows = 16;
-// Below this many multiply-adds a task costs more to claim than to do.
-constexpr int64_t kMinTaskWork = 1 << 16;
-// Tasks a thread gets on average, so that a late thread leaves its share to the others.
-constexpr int64_t kTasksPerThread = 4;
+// Below this many steps of a column a task costs more to claim than to do.
+constexpr int64_t kMinTaskWork = 1 << 14;
+// Tasks a thread gets on average, so that a late thread leaves its share to the others: more where tasks are short
+// because few rows read the weights.
+constexpr int64_t kTasksPerThread = 4, kShortTasksPerThread = 16;
+constexpr int64_t kFewRows = 24;
 // Bytes of x per task: they should stay in the caches while the panels pass.
 constexpr int64_t kRowBytes = 2 << 20;
 constexpr int64_t kRowGroup = 12;  // rows of the widest register tile
@@ -27,7 +29,7 @@ int64_t ceil_div(int64_t a, int64_t b) {
 
 LinearCut cut_linear(int64_t n_rows, int64_t n_panels, int64_t steps, int n_threads) {
   LinearCut cut;
-  const int64_t wanted = kTasksPerThread * n_threads;
+  const int64_t wanted = (n_rows <= kFewRows ? kShortTasksPerThread : kTasksPerThread) * n_threads;
   const int64_t most_rows = std::max<int64_t>(8 * kRowGroup, kRowBytes / (steps * 4) / kRowGroup * kRowGroup);
   cut.n_row_chunks = ceil_div(n_rows, most_rows);
   if (n_panels * cut.n_row_chunks < wanted) {
@@ -105,12 +107,28 @@ void CpuExecutable::linear(Team& team, const Activation& x, int64_t n_rows, cons
   });
 }
 
-void CpuExecutable::run(const LinearOp& op, Team& team) {
+void CpuExecutable::run_linear(const LinearOp& op, const Activation& x, Team& team) {
   const Activation& out = buffer(op.out);
   const Finish finish = op.epilogue == Epilogue::kStore   ? Finish::kStore
                         : op.epilogue == Epilogue::kAddTo ? Finish::kAddTo
                                                           : Finish::kSiluMul;
-  linear(team, buffer(op.x), n_rows_, weight(op.weight), out.row(0), out.stride, out.store, finish);
+  linear(team, x, n_rows_, weight(op.weight), out.row(0), out.stride, out.store, finish);
+}
+
+void CpuExecutable::run(const LinearOp& op, Team& team) {
+  run_linear(op, buffer(op.x), team);
+}
+
+// A norm and the product that reads it, with rows of each thread's own: one meeting less.
+void CpuExecutable::run_normed(const RmsNormOp& norm, const LinearOp& op, Team& team) {
+  const Activation& x = buffer(norm.x);
+  const Activation& own = own_normed_[static_cast<size_t>(team.thread())];
+  for (int64_t row = 0; row < n_rows_; ++row) {
+    const NormArgs args{x.f32(row), weight(norm.weight).vector(), own.row(row), x.cols, norm.eps, own.store};
+    kernels_.rms_norm(&args);
+  }
+  // The residual that the norm read is not written before the product's barrier.
+  run_linear(op, own, team);
 }
 
 void CpuExecutable::append_rows(const QkNormRopeAppendOp& op, int64_t head, int64_t row_begin, int64_t row_end,
