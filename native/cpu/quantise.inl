@@ -78,20 +78,31 @@ struct Fit {
   V gain, scale, zero;  // how much of sum w^2 is explained, and by what
 };
 
-// Rounds with the scale 1 / inverse and the zero point, then takes the scale that fits the rounded values best (least
-// squares): the error is sum w^2 - (sum w d)^2 / sum d^2 with d = q - zero.
-inline void try_fit(const V* w, const V& inverse, const V& zero, Fit& best) {
-  V wd = {}, dd = {};
+// Rounds with the scale 1 / inverse and the zero point, then takes what fits the rounded q best in the least squares
+// sense: the line scale * q - scale * zero when the zero point is free, then the scale alone, as the zero point has 16
+// steps to the unit. With d = q - zero the error is sum w^2 - (sum w d)^2 / sum d^2.
+inline void try_fit(const V* w, const V& sum_w, const V& inverse, const V& zero, bool free_zero, Fit& best) {
+  V wq = {}, q1 = {}, q2 = {};
   for (int i = 0; i < 32; ++i) {
-    const V d = lane_min(lane_max(nearest(w[i] * inverse + zero), V{}), V{} + 15.0f) - zero;
-    wd += w[i] * d;
-    dd += d * d;
+    const V q = lane_min(lane_max(nearest(w[i] * inverse + zero), V{}), V{} + 15.0f);
+    wq += w[i] * q;
+    q1 += q;
+    q2 += q * q;
   }
-  const V scale = wd / (dd > 0.0f ? dd : V{} + 1.0f), gain = scale * wd;
+  const V one = V{} + 1.0f;
+  V chosen = zero;
+  if (free_zero) {
+    const V spread = 32.0f * q2 - q1 * q1, slope = (32.0f * wq - sum_w * q1) / (spread > 0.0f ? spread : one);
+    const V line = (slope * q1 - sum_w) / (32.0f * (slope > 0.0f ? slope : one));
+    const V rounded = nearest(lane_min(lane_max(line, V{}), V{} + 15.0f) * 16.0f) * 0.0625f;
+    chosen = slope > 0.0f ? rounded : zero;
+  }
+  const V wd = wq - chosen * sum_w, dd = q2 - chosen * (2.0f * q1 - 32.0f * chosen);
+  const V scale = wd / (dd > 0.0f ? dd : one), gain = scale * wd;
   const auto better = gain > best.gain;
   best.gain = better ? gain : best.gain;
   best.scale = better ? scale : best.scale;
-  best.zero = better ? zero : best.zero;
+  best.zero = better ? chosen : best.zero;
 }
 
 void fit_int4(const FitArgs* args) {
@@ -101,10 +112,11 @@ void fit_int4(const FitArgs* args) {
   constexpr float kRanges[] = {1.0f, 0.93f, 0.86f, 0.79f, 0.72f};
   const V one = V{} + 1.0f;
   for (int64_t group = 0; group < args->n_groups; group += 16) {
-    V w[32], low = {}, high = {}, finite = {};
+    V w[32], low = {}, high = {}, sum = {}, finite = {};
     load_groups(args->w, group, args->n_groups, 32, w);
     for (const V& x : w) {
       low = lane_min(low, x), high = lane_max(high, x);
+      sum += x;
       finite += x * 0.0f;  // NaN when any is not finite
     }
     Fit best{V{}, V{}, V{} + 8.0f};
@@ -113,12 +125,12 @@ void fit_int4(const FitArgs* args) {
         for (const float above : kRanges) {
           const V range = high * above - low * below, some = range > 0.0f ? range : one;
           const V zero = nearest(-low * below * 240.0f / some) * 0.0625f;
-          try_fit(w, 15.0f / some, zero, best);
+          try_fit(w, sum, 15.0f / some, zero, true, best);
         }
       }
     } else {
       const V largest = -low > high ? low : high, some = largest != 0.0f ? largest : one;
-      for (const float end : kEnds) try_fit(w, end / some, V{} + 8.0f, best);
+      for (const float end : kEnds) try_fit(w, sum, end / some, V{} + 8.0f, false, best);
     }
     store_groups(args->scale, group, args->n_groups, best.scale + finite);
     store_groups(args->zero, group, args->n_groups, best.zero);

@@ -27,7 +27,7 @@ class PackedWeight : public Weight {
 
 // Names the layout above and the arithmetic of packing; any change to the packed bytes changes it, so that files of
 // packed weights from before are not read.
-constexpr const char* kWeightLayout = "cpu-1";
+constexpr const char* kWeightLayout = "cpu-2";
 
 int64_t packed_weight_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t cols);
 
