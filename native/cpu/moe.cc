@@ -11,7 +11,8 @@
 namespace qwen3::cpu {
 namespace {
 constexpr int64_t kAloneRows = 2;  // routed by one thread: less than the threads' meetings would cost
-}
+constexpr int64_t kFewExpertRows = 64, kTasksPerThread = 16;
+}  // namespace
 
 void CpuExecutable::prepare_moe() {
   const Program& p = *program_;
@@ -82,7 +83,12 @@ void CpuExecutable::expert_products(Team& team, const std::vector<WeightId>& wei
                                     const Activation& out, Finish finish) {
   const PackedWeight& any = weight(weights[0]);
   const int64_t rows = std::max<int64_t>(1, n / static_cast<int64_t>(moe_.n_active));
-  const LinearCut cut = cut_linear(rows, any.n_panels, any.panel_bytes() / (4 * kPanel), team.size());
+  LinearCut cut = cut_linear(rows, any.n_panels, any.panel_bytes() / (4 * kPanel), team.size());
+  if (n <= kFewExpertRows) {  // the experts themselves are tasks enough: longer streams
+    const int64_t all_panels = any.n_panels * static_cast<int64_t>(moe_.n_active);
+    cut.panel_chunk = std::clamp(all_panels / (kTasksPerThread * team.size()), cut.panel_chunk, any.n_panels);
+    cut.n_panel_chunks = (any.n_panels + cut.panel_chunk - 1) / cut.panel_chunk;
+  }
   const LinearKernel kernel = linear_kernel(x.store, any.format);
   LinearArgs args{};
   args.x = x.row(0), args.x_stride = x.stride, args.steps = any.steps;

@@ -19,9 +19,10 @@ struct Setup {
   std::unique_ptr<KvCache> cache;
   std::unique_ptr<Executable> executable;
 
-  Setup(const ModelConfig& config, uint64_t weights_seed, DType kv, int threads = 2)
+  Setup(const ModelConfig& config, uint64_t weights_seed, DType kv, int threads = 2,
+        WeightFormat format = WeightFormat::kBF16)
       : backend(create_cpu_backend(threads, "auto")) {
-    model = make_tiny_model(config, weights_seed, *backend, WeightFormat::kBF16);
+    model = make_tiny_model(config, weights_seed, *backend, format);
     program = model->program(std::nullopt);
     cache = backend->create_kv_cache(*program, kv, 16);
     executable = backend->compile(program, model->weights(), 256, 1024);
@@ -119,8 +120,8 @@ void copies_continue(Random& random, DType kv) {
 }
 
 // A sequence whose cache holds NaN gets NaN; its neighbours in the same and the next step do not notice.
-void nan_stays_alone(Random& random, DType kv) {
-  Setup s(tiny_moe_config(), 9, kv);
+void nan_stays_alone(Random& random, DType kv, WeightFormat format) {
+  Setup s(tiny_moe_config(), 9, kv, 2, format);
   const std::vector<int32_t> tokens = random.tokens(5, s.program->vocab);
   const std::vector<float> want = s.run(tokens, {0}, 0);
   std::vector<int32_t> both = {3}, rows = {0, 1, 2, 3, 4, 5};
@@ -179,7 +180,10 @@ int main(int argc, char** argv) {
   bad_programs();
   for (const DType kv : {DType::kF32, DType::kBF16}) {
     copies_continue(random, kv);
-    nan_stays_alone(random, kv);
+    for (const WeightFormat format :
+         {WeightFormat::kBF16, WeightFormat::kInt8, WeightFormat::kInt4, WeightFormat::kInt4Offset}) {
+      nan_stays_alone(random, kv, format);
+    }
   }
   observers_see_every_operation();
   two_models_at_once(random);
