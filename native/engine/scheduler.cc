@@ -8,7 +8,7 @@ namespace qwen3 {
 namespace {
 
 // A draft must promise so many times the tokens per millisecond that the step has without it.
-constexpr double kWorthwhile = 1.01;
+constexpr double kWorthwhile = 1.03;
 
 void insert_by_age(std::vector<Sequence*>& list, Sequence* sequence) {
   list.insert(std::upper_bound(list.begin(), list.end(), sequence,
