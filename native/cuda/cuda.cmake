@@ -41,8 +41,9 @@ if(QWEN3_CUDA)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/cuda/${name}.o)
     add_custom_command(OUTPUT ${object}
       COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_CURRENT_BINARY_DIR}/cuda
-      COMMAND ${QWEN3_NVCC} ${nvcc_flags} -c ${source} -o ${object}
-      DEPENDS ${source} ${QWEN3_CUDA_HEADERS} VERBATIM COMMENT "nvcc ${name}.cu")
+      # exp and log of the sampler must give the host's bits.
+      COMMAND ${QWEN3_NVCC} ${nvcc_flags} $<$<STREQUAL:${name},sampling>:-fmad=false> -c ${source} -o ${object}
+      DEPENDS ${source} ${QWEN3_CUDA_HEADERS} VERBATIM COMMAND_EXPAND_LISTS COMMENT "nvcc ${name}.cu")
     list(APPEND QWEN3_CUDA_OBJECTS ${object})
   endforeach()
   add_library(qwen3_cuda SHARED ${QWEN3_CUDA_LIBRARY} native/core/status.cc ${QWEN3_CUDA_OBJECTS})

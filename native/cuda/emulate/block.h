@@ -96,6 +96,7 @@ class Block {
   void shared_read(uint32_t address, void* out, uint32_t bytes, const Where& where);
   void shared_write(uint32_t address, const void* in, uint32_t bytes, const Where& where);
   uint32_t shared_atomic_add(uint32_t address, uint32_t value, const Where& where);
+  void shared_atomic_add64(uint32_t address, uint64_t value, const Where& where);
   // Marks and checks without moving bytes; `seen` is the issuer's view. as: who reads or writes.
   void mark_read(uint32_t address, uint32_t bytes, const SharedShadow::Access& as, const VectorClock& seen,
                  bool async_proxy, const Where& where);
@@ -105,7 +106,7 @@ class Block {
   std::byte* shared_data() { return shadow_.data(); }
 
   // Global memory.
-  void check_global(const void* pointer, uint32_t bytes, const Where& where);
+  void check_global(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where);
 
   // Every lane of a warp (or thread of a warpgroup) calls; the last one runs `execute` over all arguments.
   using Collective = void (*)(Block& block, void** arguments, const Where& where);
@@ -179,6 +180,7 @@ class Block {
   bool proxy_fenced(const SharedShadow::Cell& cell, const VectorClock& seen) const;
   void check_finished();
   [[noreturn]] void report_deadlock();
+  void mark_atomic(uint32_t address, uint32_t bytes, const Where& where);
   void report_conflict(const SharedShadow::Found& found, const char* what, const SharedShadow::Access& as,
                        const Where& where);
   std::string agent_name(Agent agent) const;

@@ -21,9 +21,9 @@ void Block::check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, c
   }
 }
 
-void Block::check_global(const void* pointer, uint32_t bytes, const Where& where) {
+void Block::check_global(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where) {
   const auto address = reinterpret_cast<uintptr_t>(pointer);
-  if (address % bytes != 0) {
+  if (address % alignment != 0) {
     fail(Fault::kGlobalAlignment, std::to_string(bytes) + "-byte access", where);
   }
   if (!GlobalMemory::device().find(address, bytes)) {
@@ -102,19 +102,32 @@ void Block::shared_write(uint32_t address, const void* in, uint32_t bytes, const
   std::memcpy(shadow_.data() + address, in, bytes);
 }
 
-uint32_t Block::shared_atomic_add(uint32_t address, uint32_t value, const Where& where) {
-  check_shared(address, 4, 4, where);
+// Atomics do not conflict with each other.
+void Block::mark_atomic(uint32_t address, uint32_t bytes, const Where& where) {
+  check_shared(address, bytes, bytes, where);
   const auto as = own_access(where);
-  auto found = shadow_.read(address, 4, as, self().clock, true);
+  auto found = shadow_.read(address, bytes, as, self().clock, true);
   if (found.conflict == SharedShadow::Conflict::kNone) {
-    found = shadow_.write(address, 4, as, self().clock, true, true);
+    found = shadow_.write(address, bytes, as, self().clock, true, true);
   }
   if (found.conflict != SharedShadow::Conflict::kNone) report_conflict(found, "the atomic", as, where);
+}
+
+uint32_t Block::shared_atomic_add(uint32_t address, uint32_t value, const Where& where) {
+  mark_atomic(address, 4, where);
   uint32_t old;
   std::memcpy(&old, shadow_.data() + address, 4);
   const uint32_t sum = old + value;
   std::memcpy(shadow_.data() + address, &sum, 4);
   return old;
+}
+
+void Block::shared_atomic_add64(uint32_t address, uint64_t value, const Where& where) {
+  mark_atomic(address, 8, where);
+  uint64_t sum;
+  std::memcpy(&sum, shadow_.data() + address, 8);
+  sum += value;
+  std::memcpy(shadow_.data() + address, &sum, 8);
 }
 
 }  // namespace qwen3::cuda::emulate

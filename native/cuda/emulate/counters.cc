@@ -62,19 +62,22 @@ void WarpGrouper::count_shared(const Site& site, const Instruction& instruction)
 }
 
 void WarpGrouper::count_global(const Instruction& instruction) {
-  std::array<uint64_t, 64> sectors;
-  int n = 0;
+  std::array<uint64_t, 128> sectors;  // structs may take up to four each
+  size_t n = 0;
   for (size_t i = 0; i < 32; ++i) {
     if (!(instruction.lanes >> i & 1u)) continue;
-    const uint64_t sector = instruction.address[i] / 32;  // accesses are aligned to their size: one sector each
-    if (std::find(sectors.begin(), sectors.begin() + n, sector) == sectors.begin() + n) sectors[n++] = sector;
+    const uint64_t end = instruction.address[i] + static_cast<uint64_t>(instruction.bytes);
+    for (uint64_t sector = instruction.address[i] / 32; sector * 32 < end && n < sectors.size(); ++sector) {
+      const auto last = sectors.begin() + static_cast<std::ptrdiff_t>(n);
+      if (std::find(sectors.begin(), last, sector) == last) sectors[n++] = sector;
+    }
   }
   const int64_t bytes = int64_t{instruction.n} * instruction.bytes;
   if (instruction.write) {
-    counters_.global_written_bytes += bytes, counters_.global_written_sectors += n;
+    counters_.global_written_bytes += bytes, counters_.global_written_sectors += static_cast<int64_t>(n);
   } else {
-    counters_.global_read_bytes += bytes, counters_.global_read_sectors += n;
-    sectors_read_.insert(sectors.begin(), sectors.begin() + n);
+    counters_.global_read_bytes += bytes, counters_.global_read_sectors += static_cast<int64_t>(n);
+    sectors_read_.insert(sectors.begin(), sectors.begin() + static_cast<std::ptrdiff_t>(n));
   }
 }
 

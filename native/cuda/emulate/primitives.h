@@ -46,7 +46,7 @@ inline Dim3 block_dim() {
 template <class T>
 T load(const T* p, Where where = Where::current()) {
   auto& block = emulate::Block::current();
-  block.check_global(p, sizeof(T), where);
+  block.check_global(p, sizeof(T), alignof(T), where);
   const int thread = block.self().index;
   block.grouper().global_access(thread / 32, thread % 32, static_cast<int>(where.line()),
                                 reinterpret_cast<uintptr_t>(p), sizeof(T), false);
@@ -65,14 +65,14 @@ T load_volatile(const T* p, Where where = Where::current()) {
 template <class T>
 void store(T* p, std::type_identity_t<T> value, Where where = Where::current()) {
   auto& block = emulate::Block::current();
-  block.check_global(p, sizeof(T), where);
+  block.check_global(p, sizeof(T), alignof(T), where);
   const int thread = block.self().index;
   block.grouper().global_access(thread / 32, thread % 32, static_cast<int>(where.line()),
                                 reinterpret_cast<uintptr_t>(p), sizeof(T), true);
   std::memcpy(p, &value, sizeof(T));
 }
 inline int32_t atomic_add(int32_t* p, int32_t value, Where where = Where::current()) {
-  emulate::Block::current().check_global(p, 4, where);
+  emulate::Block::current().check_global(p, 4, 4, where);
   const int32_t old = *p;
   *p = old + value;
   return old;
@@ -103,6 +103,10 @@ Shared<T> shared_memory(int byte_offset) {
 }
 inline uint32_t shared_atomic_add(Shared<uint32_t> p, uint32_t value, Where where = Where::current()) {
   return emulate::Block::current().shared_atomic_add(p.address(), value, where);
+}
+
+inline void shared_atomic_add64(Shared<uint64_t> p, uint64_t value, Where where = Where::current()) {
+  emulate::Block::current().shared_atomic_add64(p.address(), value, where);
 }
 
 // --- within a warp ---

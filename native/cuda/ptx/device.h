@@ -93,6 +93,10 @@ QWEN3_DEVICE uint32_t shared_atomic_add(Shared<uint32_t> p, uint32_t value) {
   return atomicAdd(p.p, value);
 }
 
+QWEN3_DEVICE void shared_atomic_add64(Shared<uint64_t> p, uint64_t value) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(p.p), static_cast<unsigned long long>(value));
+}
+
 // --- within a warp ---
 
 template <class T>

@@ -1,0 +1,36 @@
+#pragma once
+
+#include "cuda/ptx/types.h"
+
+namespace qwen3::cuda {
+
+// One row's sampling, as engine/sampler.h has it. Adjustments are the row's part of the array given to sample().
+struct alignas(16) SamplingRow {
+  float temperature;  // 0: greedy
+  int32_t top_k;      // 0: off
+  uint64_t top_p;     // floor(top_p * 2^32); 2^32: off
+  uint64_t min_mass;  // floor(min_p * 2^39); 0: off
+  float presence_penalty, frequency_penalty, repetition_penalty;
+  int32_t adjustments_begin, adjustments_end;
+  int32_t masked;  // whether the row's bits of the mask count
+  uint64_t seed, position;
+  int32_t choice, padding;
+};
+SamplingRow sampling_row(float temperature, float top_p, int32_t top_k, float min_p);
+
+// What penalties, biases and bans do to one token of a row. Each id at most once.
+struct alignas(16) TokenAdjustment {
+  int32_t id;
+  float bias;
+  int32_t count;  // times generated; 0: in the prompt only; -1: penalties do not see it
+  int32_t banned;
+};
+
+// Draws a token per row, the same as engine/sampler.cc for the same logits: weights are 64-bit fixed point, so no order
+// of summation matters. logits: f32 [n_rows, vocab], overwritten. mask: bits of allowed tokens, u32 [n_rows, ceil(vocab
+// / 32)], may be null. ids: i32 [n_rows]; -1 where a logit was not finite. log_probabilities: f32 [n_rows], of the raw
+// logits at the drawn token, may be null.
+void sample(Stream stream, float* logits, int n_rows, int vocab, const SamplingRow* rows,
+            const TokenAdjustment* adjustments, const uint32_t* mask, int32_t* ids, float* log_probabilities);
+
+}  // namespace qwen3::cuda
