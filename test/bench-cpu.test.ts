@@ -23,8 +23,8 @@ const memory = { peak: 900e6, anonymous: 600e6, mapped: 300e6 }
 function cellResult(ours: number[], peer: number[]) {
   const cell = { shape: 'dense', format: 'int8', task: 'decode512' } as const
   const pairs = ours.map((value, i) => ({
-    ours: { values: [value], loadMs: 100, memory },
-    peer: { values: [peer[i]!], loadMs: 200, memory },
+    ours: { values: [value], loadMs: 100, memory, processorMs: 0, disturbed: 0 },
+    peer: { values: [peer[i]!], loadMs: 200, memory, processorMs: 0, disturbed: 0.2 },
   }))
   const bits = { ours: 8.25, peer: 8.5 }
   const ceilings = { ours: ceiling(cell, 8.25, roofs), peer: ceiling(cell, 8.5, roofs) }

@@ -19,6 +19,8 @@ export interface Side {
   loadMs: Spread
   /** load: loading and the first token of a short prompt. */
   readyMs?: Spread
+  /** load, ours: the same without the cache of packed weights, and the peak of memory then. */
+  cold?: { readyMs: number; peak: number }
   memory: { peak: number; anonymous: number; mapped: number }
 }
 
@@ -27,6 +29,8 @@ export interface CellResult {
   commit: string
   device: string
   rounds: number
+  /** Processors that others kept busy during the most disturbed measurement that counts. */
+  disturbed: number
   /** ours / peer; for `load`: of the time until the first token. */
   ratio: Spread
   /** load: ours / peer. */
@@ -76,6 +80,7 @@ export function summarise(pairs: Pair[]) {
     ours: side('ours'),
     peer: side('peer'),
     ratio: spread(pairs.map(({ ours, peer }) => middle(ours) / middle(peer))),
+    disturbed: round(Math.max(...pairs.flatMap(({ ours, peer }) => [ours.disturbed, peer.disturbed]))),
     readyRatio: spread(pairs.map(({ ours, peer }) => ready(ours) / ready(peer))),
   }
 }
@@ -85,6 +90,7 @@ interface Floors {
   bits: { ours: number; peer: number }
   ceilings: { ours: number; peer: number }
   flashAttention: boolean
+  cold?: Measured
 }
 
 /** The figures of a cell, and a line that says them. */
@@ -102,10 +108,12 @@ export function compare(cell: Cell, summary: ReturnType<typeof summarise>, floor
       memory,
     }
   }
-  const ours = side('ours')
+  const { cold } = floors
+  const ours = { ...side('ours'), ...(cold && { cold: { readyMs: round(ready(cold)), peak: cold.memory.peak } }) }
   const peer = { ...side('peer'), flashAttention: floors.flashAttention }
   const { readGigabytesPerSecond, bf16Gflops, int8Gops } = floors.roofs
   const figures = {
+    disturbed: summary.disturbed,
     ratio: isLoad ? summary.readyRatio : summary.ratio,
     ...(isLoad && { memoryRatio: round(ours.memory.peak / peer.memory.peak) }),
     ours,
@@ -117,14 +125,21 @@ export function compare(cell: Cell, summary: ReturnType<typeof summarise>, floor
 
 function line(
   name: string,
-  { ratio, memoryRatio, ours, peer }: Pick<CellResult, 'ratio' | 'memoryRatio' | 'ours' | 'peer'>,
+  {
+    ratio,
+    memoryRatio,
+    ours,
+    peer,
+    disturbed,
+  }: Pick<CellResult, 'ratio' | 'memoryRatio' | 'ours' | 'peer' | 'disturbed'>,
 ) {
   const percent = (value: number | undefined) => `${(100 * (value ?? 0)).toFixed(0)}%`
-  const times = `${ratio.median.toFixed(2)} [${ratio.low.toFixed(2)}, ${ratio.high.toFixed(2)}]`
+  const noise = disturbed > 0.1 ? `, disturbed ${disturbed.toFixed(2)}` : ''
+  const times = `${ratio.median.toFixed(2)} [${ratio.low.toFixed(2)}, ${ratio.high.toFixed(2)}]${noise}`
   if (memoryRatio !== undefined) {
     const megabytes = (bytes: number) => (bytes / 1e6).toFixed(0)
     return (
-      `${name.padEnd(30)} first token ${ours.readyMs?.median.toFixed(0)} ms, peer ${peer.readyMs?.median.toFixed(0)} ms: ${times}; ` +
+      `${name.padEnd(30)} first token ${ours.readyMs?.median.toFixed(0)} ms (${ours.cold?.readyMs.toFixed(0)} without cache), peer ${peer.readyMs?.median.toFixed(0)} ms: ${times}; ` +
       `peak ${megabytes(ours.memory.peak)} MB, peer ${megabytes(peer.memory.peak)} MB: ${memoryRatio.toFixed(2)}`
     )
   }
