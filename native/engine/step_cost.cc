@@ -11,7 +11,8 @@ constexpr double kRowGuess = 0.04;
 // The mean is one of about the last 16 steps of a class, which weighs half after 140 steps of other classes. The guess
 // weighs as much as a tenth of a step: one look tells what rows cost, and 500 steps later it is asked again.
 constexpr double kMostWeight = 16, kFade = 0.995, kGuessWeight = 0.1;
-// A step that was interrupted by something else on the machine counts as this many times the mean.
+// A step that was interrupted by something else on the machine counts as this many times what was expected: what is
+// really that dear is known after a few steps, and one mishap forbids nothing.
 constexpr double kOutlier = 3;
 
 }  // namespace
@@ -28,9 +29,10 @@ std::array<double, StepCost::kClasses> StepCost::first_guess() {
 
 void StepCost::observe(int64_t rows, double ms) {
   if (rows < 1 || rows > kMostRows || !(ms > 0)) return;
+  if (observed_) ms = std::min(ms, kOutlier * of(rows));
+  observed_ = true;
   for (Record& record : records_) record.weight *= kFade;
   Record& record = records_[class_of(rows)];
-  if (record.weight > 1) ms = std::min(ms, kOutlier * record.mean);
   record.weight = std::min(record.weight + 1, kMostWeight);
   record.mean += (ms - record.mean) / std::max(record.weight, 1.0);
   estimate();

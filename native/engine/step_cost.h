@@ -27,6 +27,7 @@ class StepCost {
     double mean = 0, weight = 0;
   };
   std::array<Record, kClasses> records_;
+  bool observed_ = false;
   std::array<double, kClasses> estimates_ = first_guess();
   static std::array<double, kClasses> first_guess();
 };

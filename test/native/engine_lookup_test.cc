@@ -145,6 +145,14 @@ void step_cost_learns(Random& random) {
   for (int i = 0; i < 2000; ++i) stale.observe(1, 10);
   CHECK(dear > 70 && stale.of(8) < 20);
 
+  // One mishap does not make rows look dear for long.
+  StepCost mishap;
+  for (int i = 0; i < 20; ++i) mishap.observe(1, 10);
+  mishap.observe(16, 5000);
+  CHECK(mishap.of(16) < 60);
+  for (int i = 0; i < 3; ++i) mishap.observe(16, 14);
+  CHECK(mishap.of(16) < 30);
+
   StepCost bad;
   bad.observe(0, 5), bad.observe(-3, 5), bad.observe(65, 5), bad.observe(4, 0), bad.observe(4, -1);
   bad.observe(4, std::nan(""));
