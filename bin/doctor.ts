@@ -36,7 +36,7 @@ async function doctor(): Promise<void> {
     good('addon', 'loaded')
     good('processor', `kernels for ${cpu.isa} (of ${cpu.levels.join(', ')}), ${cpu.physicalCores} cores`)
     good('memory', `${size(cpu.memoryBytes)}, ${size(cpu.availableBytes)} available`)
-    good('devices', 'cpu (this version has no GPU backend)')
+    good('devices', devices())
   } catch (error) {
     bad('addon', (error as Error).message)
     const missing = missingTools()
@@ -45,6 +45,13 @@ async function doctor(): Promise<void> {
   }
   if (problems === 0) await checkModel(good, bad)
   if (problems > 0) process.exitCode = exitCode.failure
+}
+
+/** No GPU is no problem: the CPU is there. */
+function devices(): string {
+  const { devices: found, reason } = loadAddon().cudaReport()
+  const names = found.map((gpu) => `cuda:${gpu.index} (${gpu.name}${gpu.reason && `: ${gpu.reason}`})`)
+  return ['cpu', ...names].join(', ') + (found.length === 0 ? `; no GPU: ${reason}` : '')
 }
 
 async function checkModel(

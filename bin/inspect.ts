@@ -1,6 +1,7 @@
 /** `qwen3 inspect`: what a model is, and what it takes to run it. Nothing is loaded. */
 import { freemem } from 'node:os'
 import type { Command } from 'commander'
+import { loadAddon } from '../lib/native'
 import { describeModel, estimateMemory, type ModelDescription } from '../lib/weights'
 import { addWeightFlags, examples, type LoadFlags, positiveInteger } from './common/flags'
 import { styled } from './common/terminal'
@@ -9,6 +10,7 @@ interface InspectFlags extends Pick<LoadFlags, 'weights' | 'embeddingWeights' | 
   context?: number
   sequences: number
   tensors?: boolean
+  devices?: boolean
   json?: boolean
 }
 
@@ -23,6 +25,7 @@ export function addInspect(program: Command): void {
     .option('--context <tokens>', "context length to plan for; default: the model's own window", positiveInteger)
     .option('--sequences <n>', 'conversations at once', positiveInteger, 1)
     .option('--tensors', 'list every tensor')
+    .option('--devices', 'list the processor and the GPUs instead of a model')
     .option('--json', 'print one JSON object')
     .action(inspect)
   addWeightFlags(command)
@@ -30,6 +33,7 @@ export function addInspect(program: Command): void {
     ['qwen3 inspect ./Qwen3-0.6B', 'what is it, does it fit?'],
     ['qwen3 inspect random:qwen3-8b --context 131072', 'plan before downloading'],
     ['qwen3 inspect random:qwen3-8b --weights int4 --head-weights int8', 'memory of one choice of formats'],
+    ['qwen3 inspect --devices', 'what can compute here?'],
     ['qwen3 inspect nano-moe --tensors', 'names, shapes and types of all tensors'],
   ])
 }
@@ -37,6 +41,7 @@ export function addInspect(program: Command): void {
 const formatsListed = ['bf16', 'int8', 'int4-offset', 'int4', 'f32'] as const
 
 async function inspect(name: string, flags: InspectFlags): Promise<void> {
+  if (flags.devices) return listDevices(flags.json === true)
   const model = await describeModel(name)
   const context = flags.context ?? model.config.nativeWindow
   const given = (format: LoadFlags['weights']) => (format === 'auto' ? undefined : format)
@@ -86,6 +91,26 @@ async function inspect(name: string, flags: InspectFlags): Promise<void> {
   if (flags.tensors)
     for (const { name: tensor, dtype, shape, bytes } of model.tensors)
       out.write(`${tensor}  ${dtype} [${shape.join(', ')}]  ${size(bytes)}\n`)
+}
+
+function listDevices(json: boolean): void {
+  const addon = loadAddon()
+  const cpu = addon.cpuInfo()
+  const cuda = addon.cudaReport()
+  if (json) {
+    process.stdout.write(`${JSON.stringify({ cpu, cuda })}\n`)
+    return
+  }
+  const out = process.stdout
+  const row = (label: string, text: string) => out.write(`${styled(out, 'bold', label.padEnd(10))}${text}\n`)
+  row('cpu', `${cpu.physicalCores} cores, kernels for ${cpu.levels.join(', ')}; ${size(cpu.availableBytes)} available`)
+  for (const device of cuda.devices) {
+    const { index, name, computeMajor, computeMinor, multiprocessors, memoryBytes, freeBytes, driver, reason } = device
+    const about = `${name}, compute capability ${computeMajor}.${computeMinor}, ${multiprocessors} multiprocessors`
+    const memory = `${size(freeBytes)} of ${size(memoryBytes)} free, driver for CUDA ${driver}`
+    row(`cuda:${index}`, `${about}; ${memory}${reason === '' ? '' : `; cannot be used: ${reason}`}`)
+  }
+  if (cuda.devices.length === 0) row('cuda', `none: ${cuda.reason}`)
 }
 
 function about(model: ModelDescription) {

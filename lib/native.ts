@@ -176,9 +176,9 @@ export interface NativeUsage {
 export interface NativeOutput {
   /** The id returned by submit. */
   id: number
-  ids: Int32Array
+  ids: ArrayLike<number>
   /** One byte a token: {@link NativeSegment}, with {@link NATIVE_FORCED}. */
-  segments: Uint8Array
+  segments: ArrayLike<number>
   logprobs?: { logprob: Float32Array; topIds: Int32Array; topLogprobs: Float32Array; topCount: number }
   finished?: {
     reason: 'stop' | 'length' | 'aborted' | 'error'
@@ -231,14 +231,30 @@ export interface NativeLoaded {
   weightCache: NativeWeightCacheUse
 }
 
+/** A GPU; `reason` says why it cannot be used, and is empty when it can. */
+export interface NativeCudaDevice {
+  index: number
+  name: string
+  computeMajor: number
+  computeMinor: number
+  multiprocessors: number
+  memoryBytes: number
+  freeBytes: number
+  driver: string
+  reason: string
+}
+
 export interface NativeAddon {
   abiVersion: number
   cpuInfo(): { isa: string; levels: string[]; physicalCores: number; memoryBytes: number; availableBytes: number }
+  /** What device `'cuda'` would find; never throws, but may take a second. `library` is empty when there is none. */
+  cudaReport(): { library: string; reason: string; devices: NativeCudaDevice[] }
   /**
    * One function per environment receives every model's outputs: at most one call is pending, and it brings all that was
-   * produced since the last one, merged per request.
+   * produced since the last one, merged per request. Outputs of tokens alone come as the first `used` integers of `plain`,
+   * each as `[id (low and high 32 bits), n, n ids, n segments]`; the others as objects.
    */
-  setOutputHandler(handler: (outputs: NativeOutput[]) => void): void
+  setOutputHandler(handler: (used: number, outputs: NativeOutput[] | undefined) => void, plain: Int32Array): void
   /**
    * Sizes that a load would take, without touching the model's files; `blockBytes`: keys and values of 64 tokens; `held`: the
    * weights are in memory already.
@@ -251,7 +267,7 @@ export interface NativeAddon {
 }
 
 /** The protocol's number; `kAbiVersion` in native/node/addon.cc. */
-const ABI_VERSION = 4
+const ABI_VERSION = 5
 
 /** The folder of package.json, found upwards from this file: from dist/ and from source alike. */
 export function packageRoot(): string {
@@ -262,6 +278,8 @@ export function packageRoot(): string {
 }
 
 let loaded: NativeAddon | undefined
+/** Tokens on their way from the addon; what does not fit comes as objects. */
+const plain = new Int32Array(1 << 14)
 /** Requests under way. The model is held too: while it works it must not be collected. */
 const receivers = new Map<number, { model: NativeModel; receive(output: NativeOutput): void }>()
 
@@ -275,7 +293,7 @@ export function loadAddon(): NativeAddon {
       `The native addon speaks protocol ${addon.abiVersion}, this version of qwen3 needs ${ABI_VERSION}. Run \`npx qwen3 build\`, or delete the package's build folder.`,
     )
   }
-  addon.setOutputHandler(dispatch)
+  addon.setOutputHandler(dispatch, plain)
   loaded = addon
   return addon
 }
@@ -298,7 +316,20 @@ function requireAddon(root: string): NativeAddon {
   }
 }
 
-function dispatch(outputs: NativeOutput[]): void {
+function dispatch(used: number, outputs: NativeOutput[] | undefined): void {
+  for (let at = 0; at < used; ) {
+    const id = (plain[at]! >>> 0) + plain[at + 1]! * 2 ** 32
+    const n = plain[at + 2]!
+    const ids: number[] = []
+    const segments: number[] = []
+    for (let i = at + 3; i < at + 3 + n; i++) {
+      ids.push(plain[i]!)
+      segments.push(plain[i + n]!)
+    }
+    at += 3 + 2 * n
+    receivers.get(id)?.receive({ id, ids, segments })
+  }
+  if (!outputs) return
   for (const output of outputs) {
     const receiver = receivers.get(output.id)
     if (output.finished) receivers.delete(output.id)

@@ -12,8 +12,11 @@ export type ModelName = 'nano' | 'nano-moe' | (string & {})
 export type WeightFormat = 'f32' | 'bf16' | 'int8' | 'int4' | 'int4-offset'
 
 export interface LoadOptions {
-  /** `'auto'` (default) or `'cpu'`. A forced device works or throws. */
-  device?: 'auto' | 'cpu' | (string & {})
+  /**
+   * `'auto'` (default): the CPU. `'cuda'` or `'cuda:<n>'`: a GPU, where the CUDA library of this package is installed. A forced
+   * device works or throws `UNSUPPORTED`, with the reason. `qwen3 inspect --devices` lists what is there.
+   */
+  device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | (string & {})
   /**
    * Instruction set of the CPU kernels; default `'auto'`: the best that the machine has. A forced one works or throws
    * `UNSUPPORTED`. `qwen3 doctor` lists those of a machine.

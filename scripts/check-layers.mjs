@@ -13,7 +13,7 @@ const nativeMayInclude = {
   engine: ['core', 'ops', 'model', 'engine'],
   cpu: ['core', 'ops', 'cpu'],
   cuda: ['core', 'ops', 'cuda'],
-  node: ['core', 'ops', 'model', 'engine', 'cpu', 'node'],
+  node: ['core', 'ops', 'model', 'engine', 'cpu', 'cuda', 'node'],
 }
 
 /** For each part of the TypeScript: the parts it may import. Parts of lib/ are its folders and its single files. */

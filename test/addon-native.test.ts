@@ -218,6 +218,7 @@ test.each<[string, Partial<NativeTensors>]>([
 test('calls with nothing, and with more', async () => {
   const loose = addon as unknown as Record<string, (...args: unknown[]) => unknown>
   for (const name of ['load', 'plan', 'setOutputHandler']) expect(codeOf(() => loose[name]!())).toBe('INVALID_ARGUMENT')
+  expect(codeOf(() => loose.setOutputHandler!(() => {}, new Float32Array(8)))).toBe('INVALID_ARGUMENT')
   const looseModel = model as unknown as Record<string, (...args: unknown[]) => unknown>
   for (const name of ['submit', 'cancel', 'endThinking', 'setThinkingBudget']) {
     expect(codeOf(() => looseModel[name]!())).toBe('INVALID_ARGUMENT')

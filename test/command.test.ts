@@ -250,6 +250,22 @@ describe('the other commands', () => {
     expect(JSON.parse(big.stdout).parameters).toBeGreaterThan(230e9)
   })
 
+  it('inspect --weights plans one choice of formats; --devices lists what can compute', async () => {
+    const [int4, mixed, devices, json] = await Promise.all([
+      qwen3(['inspect', 'random:qwen3-8b', '--weights', 'int4', '--json']),
+      qwen3(['inspect', 'random:qwen3-8b', '--weights', 'int4', '--head-weights', 'int8', '--json']),
+      qwen3(['inspect', '--devices']),
+      qwen3(['inspect', '--devices', '--json']),
+    ])
+    const weights = (text: string) => JSON.parse(text).memory.map((row: { weightBytes: number }) => row.weightBytes)
+    expect(weights(int4.stdout)).toHaveLength(1)
+    expect(weights(mixed.stdout)[0]).toBeGreaterThan(weights(int4.stdout)[0])
+    expect(devices.stdout).toMatch(/^cpu +\d+ cores, kernels for .*scalar/)
+    const { cpu, cuda } = JSON.parse(json.stdout)
+    expect(cpu.levels).toContain('scalar')
+    expect(cuda.devices.length > 0 || cuda.reason !== '').toBe(true)
+  })
+
   it('bench measures prefill and decode', async () => {
     const { code, stdout } = await qwen3([
       'bench',

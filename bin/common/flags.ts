@@ -66,7 +66,7 @@ export function addLoadFlags(command: Command): Command {
     .option('-m, --model <name>', 'nano, nano-moe, random:<row>, or the path of a model directory', 'nano')
     .option('--context <tokens>', 'tokens per conversation; default: what fits', positiveInteger)
     .option('--threads <n>', 'worker threads; default: physical cores', positiveInteger)
-    .option('--device <name>', 'auto or cpu')
+    .option('--device <name>', 'auto, cpu, cuda or cuda:<n>')
     .option('--isa <level>', 'instruction set of the CPU kernels; default: the best (qwen3 doctor lists them)')
   return addWeightFlags(command)
     .option('--weight-cache [folder]', 'keep packed weights in a file, so that the next load takes no time')

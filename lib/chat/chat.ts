@@ -6,7 +6,7 @@ import { normaliseMessages, normaliseTools } from './messages'
 import { invalid } from './plain'
 import { type PlanContext, planChat, planGenerate, type RequestPlan } from './plan'
 import { ChatTemplate, type MarkedText } from './template'
-import { type ChatTokenizer, controlIds } from './tokens'
+import { type ChatTokenizer, controlIds, TokenBytes } from './tokens'
 
 /** What a model's template and vocabulary can do. */
 export interface ChatCapabilities {
@@ -47,12 +47,14 @@ export class Chat {
   readonly capabilities: ChatCapabilities
   private readonly template: ChatTemplate | undefined
   private readonly context: PlanContext
+  private readonly bytes: TokenBytes
 
   private constructor(
-    private readonly description: ChatDescription,
+    description: ChatDescription,
     private readonly tokenizer: ChatTokenizer,
   ) {
     const ids = controlIds(tokenizer)
+    this.bytes = new TokenBytes(tokenizer, description.placeholder)
     this.context = { tokenizer, ids, generationConfig: description.generationConfig }
     const { chatTemplate } = description
     if (chatTemplate !== undefined) {
@@ -117,8 +119,7 @@ export class Chat {
 
   /** A reader for the outputs of one request. */
   assembler(plan: RequestPlan): EventAssembler {
-    const { placeholder } = this.description
-    return new EventAssembler(plan, this.tokenizer, placeholder === undefined ? {} : { placeholder })
+    return new EventAssembler(plan, this.tokenizer, { bytes: this.bytes })
   }
 
   /** thinking: false, thinkingBudget: 0 and (in the template) enable_thinking: false are one and the same. */

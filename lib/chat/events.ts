@@ -47,9 +47,10 @@ export class EventAssembler {
   constructor(
     private readonly plan: RequestPlan,
     tokenizer: ChatTokenizer,
-    options: { placeholder?: string } = {},
+    /** `bytes`: a cache that the requests of one model share; it has the placeholder then. */
+    options: { placeholder?: string; bytes?: TokenBytes } = {},
   ) {
-    this.bytes = new TokenBytes(tokenizer, options.placeholder)
+    this.bytes = options.bytes ?? new TokenBytes(tokenizer, options.placeholder)
     this.ids = controlIds(tokenizer)
     this.answer = new Channel('text', !plan.raw)
     const added = tokenizer.addedTokens()
@@ -94,7 +95,7 @@ export class EventAssembler {
       thinking,
       text,
       toolCalls,
-      ids: Int32Array.from(this.allIds),
+      ids: new Int32Array(this.allIds),
       message: this.message(thinking, text),
       seed: plan.seed,
       stopSequence: finished && finished.stopIndex >= 0 ? (plan.stop[finished.stopIndex] ?? null) : null,
@@ -112,21 +113,23 @@ export class EventAssembler {
     const forced = (tag & FORCED) !== 0
     if (segment === THINK || segment === CLOSING) this.thought = true
     const kind = this.kindOf(segment, forced, id)
-    const bytes = this.bytes.of(id)
-    const visible = kept === undefined ? bytes : bytes.subarray(0, kept)
+    const { bytes, text } = this.bytes.token(id)
+    const whole = kept === undefined || kept === bytes.length
+    const visible = whole ? bytes : bytes.subarray(0, kept)
     if (kind === 'toolCall') this.callToken(id, visible)
-    else if (kind !== undefined) this.textToken(kind, id, visible)
+    else if (kind !== undefined) this.textToken(kind, id, visible, whole ? text : undefined)
     if (!this.plan.logprobs) return
     const isText = visible.length > 0 && !this.controls.has(id) && !this.ends.has(id)
     this.addLogprob(output, at, id, isText ? (kind ?? 'control') : 'control')
   }
 
-  private textToken(kind: 'thinking' | 'text', id: number, visible: Uint8Array): void {
+  /** `text`: that of `visible`, where its characters are whole. */
+  private textToken(kind: 'thinking' | 'text', id: number, visible: Uint8Array, text: string | undefined): void {
     if (kind === 'text' && this.thinking.open) this.leaveThinking()
     if (this.reader !== undefined) this.closeCall()
     if (visible.length === 0 || this.controls.has(id) || this.ends.has(id)) return
     const channel = kind === 'text' ? this.answer : this.thinking
-    this.emit(channel, channel.push(visible, id))
+    this.emit(channel, channel.push(visible, id, text))
   }
 
   /** What a token belongs to; undefined: nothing that is shown. */
@@ -155,8 +158,8 @@ export class EventAssembler {
   /** Gives the last text event the ids gathered for it. */
   private sealIds(): void {
     const last = this.events.at(-1)
-    if (last?.type === 'thinking' || last?.type === 'text') last.ids = Int32Array.from(this.eventIds)
-    this.eventIds = []
+    if (last?.type === 'thinking' || last?.type === 'text') last.ids = new Int32Array(this.eventIds)
+    if (this.eventIds.length > 0) this.eventIds = []
   }
 
   private append(event: ChatEvent): void {
@@ -238,7 +241,7 @@ export class EventAssembler {
   }
 
   /** Bytes of each token that stay when `trim` bytes are cut off the end. */
-  private lengthsAfterTrim(ids: Int32Array, trim: number): number[] {
+  private lengthsAfterTrim(ids: ArrayLike<number>, trim: number): number[] {
     const kept: number[] = new Array(ids.length)
     for (let i = ids.length - 1; i >= 0; i--) {
       const { length } = this.bytes.of(ids[i]!)
@@ -285,6 +288,8 @@ export class EventAssembler {
 class Channel {
   open = false
   private decoder = utf8()
+  /** The decoder may hold the beginning of a character. */
+  private inCharacter = false
   private leading = true
   private resumed = false
   private held = ''
@@ -297,9 +302,13 @@ class Channel {
     private readonly trims: boolean,
   ) {}
 
-  push(bytes: Uint8Array, id: number): string {
+  /** `text`: that of `bytes`, where its characters are whole: most tokens need no decoder. */
+  push(bytes: Uint8Array, id: number, text: string | undefined): string {
     this.open = true
     this.pendingIds.push(id)
+    if (text !== undefined && !this.inCharacter) return this.add(text)
+    // After whole characters nothing is held; else it is not worth finding out.
+    this.inCharacter = text === undefined
     return this.add(this.decoder.decode(bytes, { stream: true }))
   }
 
@@ -326,8 +335,9 @@ class Channel {
 
   /** Ends a stretch. Held line breaks are kept, dropped, or dropped but for all but one. */
   end(breaks: 'keep' | 'drop' | 'dropOne'): string {
-    const rest = this.add(this.decoder.decode())
-    this.decoder = utf8()
+    const rest = this.add(this.inCharacter ? this.decoder.decode() : '')
+    if (this.inCharacter) this.decoder = utf8()
+    this.inCharacter = false
     this.open = false
     const { held } = this
     this.held = ''

@@ -1,3 +1,5 @@
+import { TextDecoder } from 'node:util'
+
 /** What the chat needs of a tokenizer; the class in lib/tokenizer has it. */
 export interface ChatTokenizer {
   encode(text: string, options?: { parseSpecial?: boolean; literal?: ArrayLike<number> }): Int32Array
@@ -31,10 +33,25 @@ export function controlIds(tokenizer: ChatTokenizer): ControlIds {
 }
 
 const EMPTY = new Uint8Array(0)
+const strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
-/** Bytes of tokens for streaming: cached, and defined for every id that a model can say. */
+function wholeText(bytes: Uint8Array): string | undefined {
+  try {
+    return strict.decode(bytes)
+  } catch {
+    return undefined
+  }
+}
+
+export interface StreamToken {
+  bytes: Uint8Array
+  /** The text, when the bytes are whole characters by themselves. */
+  text: string | undefined
+}
+
+/** Bytes and text of tokens for streaming: cached, and defined for every id that a model can say. */
 export class TokenBytes {
-  private readonly cache = new Map<number, Uint8Array>()
+  private readonly cache = new Map<number, StreamToken>()
   private readonly placeholder: Uint8Array
 
   /** `placeholder`: text of ids without a token (random: models); real models' unused rows are empty. */
@@ -46,13 +63,18 @@ export class TokenBytes {
   }
 
   of(id: number): Uint8Array {
-    let bytes = this.cache.get(id)
-    if (bytes === undefined) {
-      bytes = id >= 0 && id < this.tokenizer.vocabSize ? this.tokenizer.idToBytes(id) : EMPTY
+    return this.token(id).bytes
+  }
+
+  token(id: number): StreamToken {
+    let token = this.cache.get(id)
+    if (token === undefined) {
+      let bytes = id >= 0 && id < this.tokenizer.vocabSize ? this.tokenizer.idToBytes(id) : EMPTY
       if (bytes.length === 0) bytes = this.placeholder
+      token = { bytes, text: wholeText(bytes) }
       if (this.cache.size >= 8192) this.cache.clear()
-      this.cache.set(id, bytes)
+      this.cache.set(id, token)
     }
-    return bytes
+    return token
   }
 }

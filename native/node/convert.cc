@@ -236,6 +236,10 @@ Napi::Object finished_to_js(Napi::Env env, const RequestOutput& output) {
 
 constexpr uint8_t kForcedBit = 0x80;  // NATIVE_FORCED in lib/native.ts
 
+uint8_t tag_of(const OutputToken& token) {
+  return static_cast<uint8_t>(static_cast<uint8_t>(token.segment) | (token.forced ? kForcedBit : 0));
+}
+
 }  // namespace
 
 LoadSpec load_spec_from_js(const Napi::Value& value) {
@@ -283,6 +287,19 @@ Request request_from_js(const Napi::Value& value) {
   return request;
 }
 
+size_t write_plain(const RequestOutput& output, int32_t* to, size_t room) {
+  const size_t n = output.tokens.size(), size = 3 + 2 * n;
+  if (output.finished || !output.logprobs.empty() || size > room) return 0;
+  to[0] = static_cast<int32_t>(static_cast<uint32_t>(output.request_id));
+  to[1] = static_cast<int32_t>(output.request_id >> 32);
+  to[2] = static_cast<int32_t>(n);
+  for (size_t i = 0; i < n; ++i) {
+    to[3 + i] = output.tokens[i].id;
+    to[3 + n + i] = tag_of(output.tokens[i]);
+  }
+  return size;
+}
+
 Napi::Object output_to_js(Napi::Env env, const RequestOutput& output) {
   const size_t n = output.tokens.size();
   Napi::Int32Array ids = Napi::Int32Array::New(env, n);
@@ -290,9 +307,8 @@ Napi::Object output_to_js(Napi::Env env, const RequestOutput& output) {
   int32_t* const id_values = ids.Data();
   uint8_t* const segment_values = segments.Data();
   for (size_t i = 0; i < n; ++i) {
-    const OutputToken& token = output.tokens[i];
-    id_values[i] = token.id;
-    segment_values[i] = static_cast<uint8_t>(static_cast<uint8_t>(token.segment) | (token.forced ? kForcedBit : 0));
+    id_values[i] = output.tokens[i].id;
+    segment_values[i] = tag_of(output.tokens[i]);
   }
   Napi::Object object = Napi::Object::New(env);
   object.Set("id", Napi::Number::New(env, static_cast<double>(output.request_id)));

@@ -28,6 +28,9 @@ struct LoadSpec {
 
 LoadSpec load_spec_from_js(const Napi::Value& value);
 Request request_from_js(const Napi::Value& value);
+// An output of nothing but tokens as integers, [id (low and high 32 bits), n, n ids, n tags]; the number of those
+// written, 0 when it has more to say or does not fit into `room`.
+size_t write_plain(const RequestOutput& output, int32_t* to, size_t room);
 Napi::Object output_to_js(Napi::Env env, const RequestOutput& output);
 Napi::Object stats_to_js(Napi::Env env, const EngineStats& stats);
 Napi::Object weight_cache_to_js(Napi::Env env, const WeightCacheUse& use);

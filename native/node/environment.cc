@@ -120,10 +120,23 @@ void Environment::deliver(Napi::Env env) {
 void Environment::deliver_outputs(Napi::Env env, std::vector<RequestOutput>& outputs) {
   if (outputs.empty()) return;
   const auto ended = std::count_if(outputs.begin(), outputs.end(), [](const auto& output) { return output.finished; });
-  const Napi::Array array = Napi::Array::New(env, outputs.size());
-  for (size_t i = 0; i < outputs.size(); ++i) array.Set(static_cast<uint32_t>(i), output_to_js(env, outputs[i]));
   work_ended(ended);
-  if (!output_handler_.IsEmpty()) output_handler_.Call({array});
+  if (output_handler_.IsEmpty()) return;
+  Napi::Int32Array plain = plain_outputs_.Value();
+  int32_t* const values = plain.Data();
+  const size_t room = plain.ElementLength();
+  size_t used = 0;
+  uint32_t n_objects = 0;
+  Napi::Value objects = env.Undefined();
+  for (const RequestOutput& output : outputs) {
+    if (const size_t written = write_plain(output, values + used, room - used)) {
+      used += written;
+      continue;
+    }
+    if (n_objects == 0) objects = Napi::Array::New(env);
+    objects.As<Napi::Array>().Set(n_objects++, output_to_js(env, output));
+  }
+  output_handler_.Call({Napi::Number::New(env, static_cast<double>(used)), objects});
 }
 
 void Environment::end_job(const std::shared_ptr<Job>& job) {
@@ -148,6 +161,7 @@ void Environment::shut_down() {
   }
   models_.clear();
   output_handler_.Reset();
+  plain_outputs_.Reset();
   model_constructor_.Reset();
   napi_release_threadsafe_function(wake_function_, napi_tsfn_abort);
 }

@@ -47,7 +47,11 @@ class Environment {
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
   const std::shared_ptr<OutputQueue>& queue() const { return queue_; }
-  void set_output_handler(Napi::Function handler) { output_handler_ = Napi::Persistent(handler); }
+  // `plain` is memory that carries most outputs across: see deliver_outputs.
+  void set_output_handler(Napi::Function handler, Napi::Int32Array plain) {
+    output_handler_ = Napi::Persistent(handler);
+    plain_outputs_ = Napi::Persistent(plain);
+  }
   void set_model_constructor(Napi::Function constructor) { model_constructor_ = Napi::Persistent(constructor); }
   const Napi::FunctionReference& model_constructor() const { return model_constructor_; }
 
@@ -72,6 +76,8 @@ class Environment {
   static void on_wake(napi_env env, napi_value callback, void* context, void* data);
   static void on_cleanup(void* self);
   void deliver(Napi::Env env);
+  // Calls the handler with what is in the shared array, and the outputs that did not go there as objects. Tokens alone
+  // go into the array, so that a token costs no object: [id (low and high 32 bits), n, n ids, n tags] for each output.
   void deliver_outputs(Napi::Env env, std::vector<RequestOutput>& outputs);
   void end_job(const std::shared_ptr<Job>& job);
   void shut_down();
@@ -80,6 +86,7 @@ class Environment {
   napi_threadsafe_function wake_function_ = nullptr;
   std::shared_ptr<OutputQueue> queue_;
   Napi::FunctionReference output_handler_;
+  Napi::Reference<Napi::Int32Array> plain_outputs_;
   Napi::FunctionReference model_constructor_;
   std::vector<std::shared_ptr<Job>> jobs_;
   std::vector<std::weak_ptr<ModelHandle>> models_;
