@@ -36,6 +36,20 @@ inline void finish_row(const LinearArgs& args, const float* tile, int64_t row, i
   }
 }
 
+// Asks for the part of the output that a tile of many rows will write: its lines are far apart and out of the caches by
+// then, and the product takes long enough for them to arrive. Always inlined: GCC takes a function that only prefetches
+// for one without effect.
+inline __attribute__((always_inline)) void prefetch_output(const LinearArgs& args, int64_t row, int64_t rows,
+                                                           int64_t panel) {
+  const int64_t element = args.store == Store::kBf16 ? 2 : 4,
+                columns = args.finish == Finish::kSiluMul ? kPanel / 2 : kPanel;
+  const char* out = static_cast<const char*>(args.out) + (row * args.out_stride + panel * columns) * element;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t at = 0; at < columns * element; at += 64)
+      __builtin_prefetch(out + r * args.out_stride * element + at, 1);
+  }
+}
+
 template <class M>
 void linear(const LinearArgs* args, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end) {
   alignas(64) float tile[kWideRows * kPanel];
@@ -47,6 +61,7 @@ void linear(const LinearArgs* args, int64_t row_begin, int64_t row_end, int64_t 
     const typename M::B* b = static_cast<const typename M::B*>(args->weight) + panel * args->steps * ldb;
     for (int64_t row = row_begin; row < row_end; row += each) {
       const int64_t rows = row_end - row < each ? row_end - row : each;
+      if (most == kWideRows) prefetch_output(*args, row, rows, panel);
       const typename M::A* a = static_cast<const typename M::A*>(args->x) + row * args->x_stride;
       if (rows <= kFewRows) {
         product_block<M, kFewRows, kFewVectors>(rows, kPanel, a, args->x_stride, b, ldb, args->steps, tile, kPanel,

@@ -188,6 +188,7 @@ void linear_int(const LinearArgs* args, int64_t row_begin, int64_t row_end, int6
                             a.x_meta_stride,
                             w,
                             out};
+      if (most == kIntRows) prefetch_output(a, row, rows, panel);
       int_rows_up_to<D, kIntRows>(rows, tile, a.steps);
       for (int64_t r = 0; r < rows; ++r) finish_row(a, out + r * kPanel, row + r, panel);
     }
