@@ -54,6 +54,8 @@ export const bitsOf: Record<Format, number> = { bf16: 16, int8: 8.25, int4: 4.5,
 /** Limits of the machine that a floor is made of. */
 export interface Roofs {
   readGigabytesPerSecond: number
+  /** Before and after the cell; the highest is the one above. */
+  readSamples?: number[]
   bf16Gflops: number
   int8Gops: number
 }
