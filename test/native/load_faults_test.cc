@@ -2,11 +2,14 @@
 // allocation fails. Each gives a typed error, keeps no memory and no file descriptor, and the next load works.
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <fstream>
+#include <string>
 
 #include "checkpoint_file.h"
 #include "failing_allocations.h"
@@ -107,6 +110,43 @@ void allocations_fail(Fixture& f) {
   CHECK(probe_logits(*f.load(), *f.backend) == f.want);
 }
 
+int64_t status_kib(const char* field) {
+  std::ifstream file("/proc/self/status");
+  std::string line;
+  while (std::getline(file, line)) {
+    if (line.starts_with(field)) return std::stoll(line.substr(line.find(':') + 1));
+  }
+  return -1;
+}
+
+// The system gives no more memory in the middle of packing, for every format: a typed error, and all is given back.
+void memory_runs_out(Backend& backend) {
+  if (std::getenv("QWEN3_SANITIZED")) return;  // sanitizers reserve more address space than any limit
+  ModelConfig config = tiny_config();
+  config.hidden = 1024, config.ffn = 4096, config.n_layers = 12, config.moe_layer.assign(12, 0);
+  const WeightsSource source{{}, true, 3};
+  for (const WeightFormat format :
+       {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8, WeightFormat::kInt4, WeightFormat::kInt4Offset}) {
+    const int64_t bytes = Model::weight_bytes(config, backend, format), resident = status_kib("VmRSS");
+    struct rlimit before, tight;
+    CHECK(getrlimit(RLIMIT_AS, &before) == 0);
+    tight = before;
+    tight.rlim_cur = static_cast<rlim_t>(status_kib("VmSize") * 1024 + bytes / 8 + (24 << 20));
+    CHECK(setrlimit(RLIMIT_AS, &tight) == 0);
+    int result = 0;
+    try {
+      Model::load(config, source, backend, format, {});
+    } catch (const Error& error) {
+      result = error.code() == ErrorCode::kOutOfMemory ? 1 : 2;
+    } catch (...) {
+      result = 3;
+    }
+    CHECK(setrlimit(RLIMIT_AS, &before) == 0);
+    CHECK_MSG(result == 1, std::string(weight_format_name(format)) + " result " + std::to_string(result));
+    CHECK_MSG(status_kib("VmRSS") - resident < bytes / 16 / 1024 + 8192, weight_format_name(format));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -116,5 +156,6 @@ int main(int argc, char** argv) {
     reads_fail(fixture);
     allocations_fail(fixture);
   }
+  memory_runs_out(*create_cpu_backend(2, "auto"));
   return run.finish();
 }
