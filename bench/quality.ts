@@ -70,6 +70,9 @@ function randomIds(length: number, vocab: number, seed: number): Int32Array {
   })
 }
 
+/** Of every second worked solution: past it the model concludes from an unfinished thought, and is less sure of itself. */
+const CUT_AT = 96
+
 /** Worked solutions as the f32 model writes them, or ids at random. */
 async function textsFor(name: string, model: Qwen3): Promise<Text[]> {
   if (name === 'dense') {
@@ -80,7 +83,8 @@ async function textsFor(name: string, model: Qwen3): Promise<Text[]> {
     }))
   }
   return inParallel(problems(Number(flags.texts ?? (flags.quick ? 12 : 64))), concurrency, async (problem, seed) => {
-    const { ids } = await model.chat(problem.question, { seed }).result()
+    const cut = seed % 2 === 1 ? { thinkingBudget: CUT_AT } : {}
+    const { ids } = await model.chat(problem.question, { seed, ...cut }).result()
     const before = model.tokenizer.encode(model.renderChat(problem.question), { parseSpecial: true })
     return { ids: Int32Array.from([...before, ...ids]), begin: before.length - 1 }
   })
