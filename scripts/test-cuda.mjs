@@ -1,8 +1,10 @@
-// `npm run test:cuda`: the CUDA kernels without a GPU. Everything compiles for sm_80 and sm_90a (where nvcc is there), no hot
-// kernel spills, and every kernel and whole tiny models run on the host emulation. `--no-nvcc` leaves the compiling out.
+// `npm run test:cuda`: the CUDA kernels without a GPU. Everything compiles for sm_80 and sm_90a (where nvcc is there; warnings and
+// spills are errors), every kernel and whole tiny models run on the host emulation, faults planted in the kernels are found, and the
+// package's models run through the addon on the emulated device. `--no-nvcc` leaves the compiling out.
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
-import { has, requireBuildTools, root, run } from './setup.mjs'
+import { plantFaults } from './cuda-faults.mjs'
+import { buildNative, has, installPackages, requireBuildTools, root, run } from './setup.mjs'
 
 requireBuildTools()
 const folder = join(root, 'build-cuda-tests')
@@ -34,5 +36,23 @@ else {
   passed += Number(summary[2]) - Number(summary[1])
   failed += Number(summary[1])
 }
+// Planted faults must be found by the tests that just passed.
+const [caught, missed] = failed === 0 ? plantFaults(folder) : [0, 0]
+passed += caught
+failed += missed
+// The models of the package through the addon, on the emulated device.
+installPackages()
+buildNative({ quiet: true })
+const addon = spawnSync(
+  process.execPath,
+  [join(root, 'node_modules/vitest/vitest.mjs'), 'run', 'test/cuda-addon.test.ts'],
+  {
+    cwd: root,
+    stdio: 'inherit',
+    env: { ...process.env, QWEN3_CUDA_LIBRARY: join(folder, 'libqwen3_cuda_emulated.so') },
+  },
+)
+if (addon.status === 0) passed++
+else failed++
 console.log(`${passed} passed, ${failed} failed`)
 process.exitCode = failed > 0 ? 1 : 0

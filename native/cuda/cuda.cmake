@@ -52,6 +52,25 @@ if(QWEN3_CUDA)
   target_link_options(qwen3_cuda PRIVATE -static-libstdc++ -static-libgcc)
   target_link_libraries(qwen3_cuda PRIVATE ${QWEN3_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt
     -Wl,--exclude-libs,ALL -Wl,--no-undefined)
+
+  # The kernels' tests for a GPU (not part of ctest: it needs one).
+  add_executable(gpu_check EXCLUDE_FROM_ALL test/native/gpu_check.cc native/cuda/schedule.cc ${QWEN3_CUDA_OBJECTS})
+  foreach(part ops attention moe sampling backend)
+    add_library(gpu_check_${part} OBJECT EXCLUDE_FROM_ALL test/native/cuda_${part}_test.cc)
+    target_include_directories(gpu_check_${part} PRIVATE native)
+    target_include_directories(gpu_check_${part} SYSTEM PRIVATE ${QWEN3_CUDA_ROOT}/include)
+    target_compile_definitions(gpu_check_${part} PRIVATE QWEN3_GPU_CHECK main=cuda_${part}_main)
+    target_compile_options(gpu_check_${part} PRIVATE -Wno-psabi)
+    target_sources(gpu_check PRIVATE $<TARGET_OBJECTS:gpu_check_${part}>)
+  endforeach()
+  target_compile_definitions(gpu_check PRIVATE QWEN3_CUDA_LIBRARY_FILE="$<TARGET_FILE:qwen3_cuda>")
+  target_link_libraries(gpu_check PRIVATE qwen3_engine ${QWEN3_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
+  add_dependencies(gpu_check qwen3_cuda)
+  add_executable(gpu_bench EXCLUDE_FROM_ALL native/cuda/device/gpu_bench.cc native/cuda/schedule.cc native/core/status.cc
+    ${QWEN3_CUDA_OBJECTS})
+  target_include_directories(gpu_bench PRIVATE native)
+  target_include_directories(gpu_bench SYSTEM PRIVATE ${QWEN3_CUDA_ROOT}/include)
+  target_link_libraries(gpu_bench PRIVATE ${QWEN3_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
 endif()
 
 if(QWEN3_CUDA_TESTS)

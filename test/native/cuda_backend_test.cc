@@ -196,6 +196,17 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "QWEN3_CUDA_LIBRARY must name the library with the emulated device\n");
     return 1;
   }
+  const auto report = cuda_report();
+  if (!report.devices.empty() && report.devices[0].name.find("emulated") == std::string::npos) {  // gpu_check
+    for (const int32_t head_dim : {32, 64, 128}) {
+      ModelConfig dense = tiny_config(), sparse = moe_config();
+      dense.head_dim = sparse.head_dim = head_dim;
+      test_model(dense, "dense");
+      test_model(sparse, "sparse");
+    }
+    test_experts();
+    return run.finish();
+  }
   const std::string random_schedule = std::to_string(seed());
   for (const char* schedule : {"early", "late", random_schedule.c_str()}) {
     const Setting setting("QWEN3_EMULATED_SCHEDULE", schedule);

@@ -394,6 +394,6 @@ int main(int argc, char** argv) {
     test_ring(random);
   });
   test_descriptor_fields();
-  test_counters();
+  without_faults([] { test_counters(); });
   return run.finish();
 }

@@ -239,8 +239,9 @@ int main(int argc, char** argv) {
       test_layer(random, false);
     }
   });
+  if (!kCounted) return run.finish();
   Random random(seed(), 1000);
-  test_counts(random);
-  test_router_counts(random);
+  without_faults([&] { test_counts(random); });
+  without_faults([&] { test_router_counts(random); });
   return run.finish();
 }

@@ -74,7 +74,7 @@ void test_rms_norm(Random& random) {
     }
   }
   check_error(got, want, 2.5e-3, "rms_norm");
-  if (hidden % 16 == 0) {  // whole sectors per row: every byte once
+  if (kCounted && hidden % 16 == 0) {  // whole sectors per row: every byte once
     CHECK(last().global_read_sectors ==
           static_cast<int64_t>((n * (with_add ? 2 : 1) * 4 + static_cast<size_t>(rows) * hidden * 4) / 32));
     CHECK(last().global_written_bytes == static_cast<int64_t>(n * 2 + (with_add ? n * 4 : 0)));
@@ -132,7 +132,7 @@ void test_linear(Random& random, Path path, Output output) {
     }
   }
   check_error(got, want, output == Output::kSiluMul ? 3e-3 : 2e-6, name);
-  CHECK_MSG(last().bank_conflicts == 0, name + " conflicts");
+  if (kCounted) CHECK_MSG(last().bank_conflicts == 0, name + " conflicts");
 }
 
 // On sm_90a: at most 1.05 times the sectors of tiles of 128 x 256, no conflicts, no FLOP beyond the tiles.
@@ -160,6 +160,7 @@ void test_stream_counts(Random& random) {
   for (const int rows : {6, 13, 16, 27, 64}) {
     linear_stream(nullptr, {x.data.data(), w.data.data(), together.data()}, {rows, n, k}, Output::kStoreF32);
     for (int i = 0; i < n; ++i) CHECK(together[static_cast<size_t>(5) * n + i] == alone[i]);
+    if (!kCounted) continue;
     const auto& c = last();
     const int64_t weight_sectors = int64_t{n} * k * 2 / 32, x_sectors = int64_t{rows} * k * 2 / 32;
     CHECK(c.distinct_sectors_read == weight_sectors + x_sectors);
@@ -178,11 +179,12 @@ int main(int argc, char** argv) {
     test_embed(random);
     test_rms_norm(random);
     for (const Path path : {Path::kTiles, Path::kStream, Path::kHopper}) {
+      if (path == Path::kHopper && !has_hopper()) continue;
       for (const Output output : {Output::kStoreF32, Output::kAddF32, Output::kSiluMul})
         test_linear(random, path, output);
     }
     test_stream_counts(random);
-    test_hopper_counts(random);
+    if (kCounted) test_hopper_counts(random);
   });
   return run.finish();
 }
