@@ -50,15 +50,15 @@ const { values: flags } = parseArgs({
 const file = join(flags.out, 'cpu-peers.json')
 
 function load(): Results {
-  if (existsSync(file)) return { flash: {}, ...JSON.parse(readFileSync(file, 'utf8')) } as Results
-  return { peer: peerVersion(), threads: Number(flags.threads), flash: {}, cells: {} }
+  const known = existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Results) : undefined
+  return { flash: {}, cells: {}, ...known, peer: peerVersion(), threads: Number(flags.threads) }
 }
 
 function peerVersion(): string {
   const folder = join(repository, 'bench/peers/node_modules/node-llama-cpp')
   const { version } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'))
-  const { release } = JSON.parse(readFileSync(join(folder, 'llama/llama.cpp.info.json'), 'utf8'))
-  return `node-llama-cpp ${version} (llama.cpp ${release ?? 'of that version'})`
+  const { tag } = JSON.parse(readFileSync(join(folder, 'llama/llama.cpp.info.json'), 'utf8'))
+  return `node-llama-cpp ${version} (llama.cpp ${tag})`
 }
 
 function cells(): Cell[] {

@@ -26,9 +26,9 @@ export interface Task {
 export const tasks = {
   prefill512: { kind: 'prefill', context: 512, tokens: 0, batch: 1, repeats: 2, title: 'prefill 512' },
   decode512: { kind: 'decode', context: 512, tokens: 128, batch: 1, repeats: 1, title: 'decode after 512' },
-  batch16: { kind: 'decode', context: 512, tokens: 64, batch: 16, repeats: 1, title: 'decode, 16 sequences' },
+  batch16: { kind: 'decode', context: 512, tokens: 64, batch: 16, repeats: 1, title: 'decode, batch 16' },
   load: { kind: 'load', context: 512, tokens: 32, batch: 1, repeats: 1, title: 'load and memory' },
-  batch4: { kind: 'decode', context: 512, tokens: 128, batch: 4, repeats: 1, title: 'decode, 4 sequences' },
+  batch4: { kind: 'decode', context: 512, tokens: 128, batch: 4, repeats: 1, title: 'decode, batch 4' },
   prefill4096: { kind: 'prefill', context: 4096, tokens: 0, batch: 1, repeats: 1, title: 'prefill 4096' },
   decode8192: { kind: 'decode', context: 8192, tokens: 128, batch: 1, repeats: 1, title: 'decode after 8192' },
 } as const satisfies Record<string, Task>

@@ -44,6 +44,7 @@ function found(results: Results, cell: Cell): CellResult | undefined {
 const speedTasks = taskNames.filter((task) => tasks[task].kind !== 'load')
 
 export function chart(results: Results): BarChart {
+  const measured = speedTasks.filter((task) => Object.keys(results.cells).some((name) => name.endsWith(`/${task}`)))
   return {
     title: 'Tokens per second against llama.cpp through Node, at equal bits a weight',
     subtitle: `ours / ${results.peer}, ${results.threads} threads, median of alternating runs with their range`,
@@ -51,7 +52,7 @@ export function chart(results: Results): BarChart {
     series: formatNames.map((name) => ({ name, colour: colours[name] })),
     panels: shapeNames.map((shape) => ({
       title: shapeTitles[shape],
-      groups: speedTasks.map((task) => ({
+      groups: measured.map((task) => ({
         label: tasks[task].title,
         bars: formatNames.flatMap((format): Bar[] => {
           const one = found(results, { shape, format, task })
@@ -80,9 +81,9 @@ function loadCell(one: CellResult | undefined): string {
 export function table(results: Results): string {
   const lines = [
     markers.begin,
-    `Tokens per second of this library, of what the machine allows (measured in the same run), and **against ${results.peer}** with the`,
-    `same synthetic weights at equal bits (${formatNames.map((name) => `${name} : ${formats[name]}`).join(', ')}), ${results.threads} threads, both through`,
-    'JavaScript. Last row: time until the first token and peak memory, and their ratio (`npm run bench:cpu`):',
+    `Tokens per second of this library, their share of what the machine allows, and **how many times ${results.peer}**, both through`,
+    `JavaScript with ${results.threads} threads and the same synthetic weights, at equal bits (${formatNames.map((name) => `${name} : ${formats[name]}`).join(', ')}).`,
+    'Medians of alternating runs; the machine is measured around each of them. `npm run bench:cpu` makes the table:',
     '',
   ]
   for (const shape of shapeNames) {
@@ -94,7 +95,9 @@ export function table(results: Results): string {
       const cells = formatNames.map((format) => found(results, { shape, format, task }))
       if (cells.every((one) => !one)) continue
       const show = task === 'load' ? loadCell : speedCell
-      lines.push(`| ${tasks[task].title} | ${cells.map(show).join(' | ')} |`)
+      lines.push(
+        `| ${task === 'load' ? 'first token after loading; peak memory' : tasks[task].title} | ${cells.map(show).join(' | ')} |`,
+      )
     }
     lines.push('')
   }

@@ -15,11 +15,11 @@ export interface BarChart {
   panels: { title: string; groups: { label: string; bars: Bar[] }[] }[]
 }
 
-const panel = { height: 250, top: 88, bottom: 62, left: 52, right: 14, group: 124, gap: 22 }
+const panel = { height: 262, top: 88, bottom: 62, left: 52, right: 14, group: 124, gap: 22 }
 
 export function barChart(chart: BarChart): string {
   const groups = Math.max(...chart.panels.map((one) => one.groups.length))
-  const width = panel.left + groups * panel.group + panel.right
+  const width = Math.max(640, panel.left + groups * panel.group + panel.right)
   const height = panel.height * chart.panels.length + panel.top
   const all = chart.panels.flatMap((one) => one.groups.flatMap(({ bars }) => bars.map(({ high }) => high)))
   const most = Math.max(1.5, Math.ceil(2 * Math.max(0, ...all)) / 2)
@@ -43,7 +43,7 @@ export function barChart(chart: BarChart): string {
 
 function drawPanel(chart: BarChart, one: BarChart['panels'][number], top: number, width: number, most: number): string {
   const bottom = top + panel.height - panel.bottom
-  const yOf = (value: number) => round(bottom - (value / most) * (bottom - top - 18))
+  const yOf = (value: number) => round(bottom - (value / most) * (bottom - top - 30))
   const out = [`<text x="${panel.left}" y="${top + 6}" font-weight="600" fill="#111">${escapeText(one.title)}</text>`]
   const step = most > 4 ? 1 : 0.5
   for (let value = 0; value <= most; value += step) {
