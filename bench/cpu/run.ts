@@ -84,8 +84,8 @@ export function measureOurs(cell: Cell, { threads, library }: Setting, options: 
 export function measurePeer(cell: Cell, { threads }: Setting, flashAttention: boolean): Measured {
   const states = join(modelsFolder(), 'states')
   mkdirSync(states, { recursive: true })
-  const { kind, context } = tasks[cell.task]
-  const stateFile = join(states, `${cell.shape}-${context}-${flashAttention ? 'flash' : 'plain'}`)
+  const { kind, context, batch } = tasks[cell.task]
+  const stateFile = join(states, `${cell.shape}-${context}-${batch}-${flashAttention ? 'flash' : 'plain'}`)
   const job = {
     ...tasks[cell.task],
     model: ggufFile(cell.shape, formats[cell.format]),
