@@ -27,7 +27,7 @@ export interface Setting {
 
 const TIMEOUT_MS = 280_000
 /** Above that share of one processor a measurement is made again, so often at most; the least disturbed one counts. */
-const DISTURBED = 0.25
+const DISTURBED = 0.15
 const ATTEMPTS = 2
 
 function child(script: string, job: object, env: Record<string, string>): Measured {
