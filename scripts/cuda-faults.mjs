@@ -135,7 +135,7 @@ export function plantFaults(build) {
   for (const [name, kernel, file, from, to, test] of faults) {
     const original = readFileSync(join(root, 'native/cuda', file), 'utf8')
     const found = original.match(
-      typeof from === 'string' ? new RegExp(escape(from), 'g') : new RegExp(from.source, 'g'),
+      typeof from === 'string' ? new RegExp(escapePattern(from), 'g') : new RegExp(from.source, 'g'),
     )
     const planted = join(folder, 'cuda', file)
     writeFileSync(planted, original.replace(from, to))
@@ -183,6 +183,6 @@ function survives(folder, build, kernel, test) {
   return ran.status === 1 ? '' : `the test ended with ${ran.signal ?? ran.status}`
 }
 
-function escape(text) {
+function escapePattern(text) {
   return text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
 }

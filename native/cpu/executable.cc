@@ -81,12 +81,12 @@ void CpuExecutable::prepare_own_norms() {
   };
   const std::vector<Op>& ops = program_->ops;
   feeds_next_.assign(ops.size(), false);
-  BufferId own = kNone;
+  BufferId own = kNoId;
   for (size_t i = 0; i + 1 < ops.size(); ++i) {
     const auto* norm = std::get_if<RmsNormOp>(&ops[i]);
     const auto* product = std::get_if<LinearOp>(&ops[i + 1]);
     if (!norm || !product || product->x != norm->out || product->out == norm->x) continue;
-    if (own != kNone && own != norm->out) continue;
+    if (own != kNoId && own != norm->out) continue;
     bool alone = true;
     for (size_t j = i + 2; j < ops.size() && alone; ++j) {
       const auto* next = std::get_if<RmsNormOp>(&ops[j]);
@@ -96,7 +96,7 @@ void CpuExecutable::prepare_own_norms() {
     feeds_next_[i] = alone;
     if (alone) own = norm->out;
   }
-  if (own == kNone) return;
+  if (own == kNoId) return;
   const BufferDesc& desc = program_->buffers[static_cast<size_t>(own)];
   for (int i = 0; i < pool_->size(); ++i) own_normed_.push_back(activation(kOwnRows, desc.cols, desc.dtype));
 }
@@ -179,7 +179,7 @@ void CpuExecutable::report(size_t op) {
       [](const auto& o) -> BufferId {
         using T = std::decay_t<decltype(o)>;
         if constexpr (std::is_same_v<T, LogitsOp>) {
-          return kNone;
+          return kNoId;
         } else if constexpr (std::is_same_v<T, QkNormRopeAppendOp>) {
           return o.q_out;
         } else {
@@ -187,7 +187,7 @@ void CpuExecutable::report(size_t op) {
         }
       },
       program_->ops[op]);
-  if (id == kNone) return;
+  if (id == kNoId) return;
   const Activation& a = buffer(id);
   observed_.resize(static_cast<size_t>(n_rows_ * a.cols));
   for (int64_t r = 0; r < n_rows_; ++r) {

@@ -51,7 +51,7 @@ std::shared_ptr<const Program> record_forward(const ModelConfig& c, const std::o
   const BufferId q = record.buffer("q", q_cols, linear_input);
   const BufferId attended = record.buffer("attended", q_cols, linear_input);
   const bool any_dense = std::count(c.moe_layer.begin(), c.moe_layer.end(), uint8_t{0}) > 0;
-  const BufferId ffn = any_dense ? record.buffer("ffn", c.ffn, linear_input) : kNone;
+  const BufferId ffn = any_dense ? record.buffer("ffn", c.ffn, linear_input) : kNoId;
   const BufferId final_normed =
       formats.head_input() == linear_input ? normed : record.buffer("final_normed", c.hidden, formats.head_input());
 

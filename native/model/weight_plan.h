@@ -26,16 +26,16 @@ struct WeightSpec {
 };
 
 struct LayerWeights {
-  WeightId input_norm = kNone, qkv = kNone, q_norm = kNone, k_norm = kNone, o = kNone, post_norm = kNone;
-  WeightId gate_up = kNone, down = kNone;  // dense
-  WeightId router = kNone;                 // sparse
+  WeightId input_norm = kNoId, qkv = kNoId, q_norm = kNoId, k_norm = kNoId, o = kNoId, post_norm = kNoId;
+  WeightId gate_up = kNoId, down = kNoId;  // dense
+  WeightId router = kNoId;                 // sparse
   std::vector<WeightId> expert_gate_up, expert_down;
 };
 
 // Which weights a model has and how they are numbered: the loader packs `specs` in order, forward() names them by id.
 struct WeightPlan {
   std::vector<WeightSpec> specs;                                    // [n_weights]
-  WeightId embedding = kNone, final_norm = kNone, lm_head = kNone;  // lm_head == embedding when one table serves both
+  WeightId embedding = kNoId, final_norm = kNoId, lm_head = kNoId;  // lm_head == embedding when one table serves both
   std::vector<LayerWeights> layers;
 };
 

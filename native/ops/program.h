@@ -13,7 +13,7 @@ namespace qwen3 {
 // runs fastest there. Shapes are [n_rows, cols] with n_rows known only per step.
 using BufferId = int32_t;
 using WeightId = int32_t;
-constexpr int32_t kNone = -1;
+constexpr int32_t kNoId = -1;
 
 struct BufferDesc {
   std::string name;  // "residual", "normed", "qkv", ...; reused by every layer

@@ -42,7 +42,7 @@ class ReferenceExecutable final : public Executable {
     Step step{batch, static_cast<int64_t>(batch.tokens.size()), paged, rope_rows(*program_, batch), out};
     for (size_t i = 0; i < program_->ops.size(); ++i) {
       const BufferId written = std::visit([&](const auto& op) { return execute(op, step); }, program_->ops[i]);
-      if (!observer_ || written == kNone) continue;
+      if (!observer_ || written == kNoId) continue;
       const Activation& buffer = buffers_[static_cast<size_t>(written)];
       observer_(program_->op_names[i], step.n_rows, buffer.cols, buffer.values.data());
     }
@@ -93,7 +93,7 @@ class ReferenceExecutable final : public Executable {
   }
   BufferId execute(const LogitsOp& op, Step& step) {
     logits(buffer(op.x), step.batch.logits_rows, weight(op.weight), step.logits);
-    return kNone;
+    return kNoId;
   }
 
   std::shared_ptr<const Program> program_;

@@ -5,7 +5,7 @@ namespace {
 
 qwen3_cuda_op flat_op() {
   qwen3_cuda_op flat{};
-  flat.x = flat.out = flat.weight = flat.weight_2 = kNone;
+  flat.x = flat.out = flat.weight = flat.weight_2 = kNoId;
   return flat;
 }
 
