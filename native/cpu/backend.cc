@@ -38,7 +38,7 @@ class CpuBackend : public Backend {
     for (const MatrixSource& source : sources) rows += source.rows;
     const int64_t bytes = sources.empty() ? 0 : packed_weight_bytes(use, format, rows, sources[0].cols);
     return with_memory("a weight", bytes, [&]() -> std::unique_ptr<Weight> {
-      return pack_weight(*pool_, kernels_, use, format, sources);
+      return pack_weight(*pool_, kernels_, memory_, use, format, sources);
     });
   }
 
@@ -78,6 +78,7 @@ class CpuBackend : public Backend {
  private:
   const KernelTable& kernels_;
   std::shared_ptr<ThreadPool> pool_;
+  WeightMemory memory_;
 };
 
 }  // namespace

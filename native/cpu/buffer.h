@@ -8,8 +8,8 @@
 
 namespace qwen3::cpu {
 
-// Zeroed memory, 64-byte aligned; from 256 kB on it comes from the system page by page as it is touched. `huge` asks
-// for huge pages, which weights want: they are read in long streams. Throws std::bad_alloc.
+// Zeroed memory, 64-byte aligned; from 256 kB on it comes from the system page by page as it is touched. `huge` begins
+// on a huge page and asks for such pages, which what is read in long streams wants. Throws std::bad_alloc.
 class Buffer {
  public:
   Buffer() = default;

@@ -168,14 +168,13 @@ int64_t packed_weight_bytes(WeightUse use, WeightFormat format, int64_t rows, in
   return packed_shape(use, format, rows, cols).bytes;
 }
 
-std::unique_ptr<PackedWeight> pack_weight(ThreadPool& pool, const KernelTable& kernels, WeightUse use,
-                                          WeightFormat format, std::span<const MatrixSource> sources) {
+std::unique_ptr<PackedWeight> pack_weight(ThreadPool& pool, const KernelTable& kernels, WeightMemory& memory,
+                                          WeightUse use, WeightFormat format, std::span<const MatrixSource> sources) {
   check_sources(use, sources);
   int64_t n_rows = 0;
   for (const MatrixSource& source : sources) n_rows = checked_add(n_rows, source.rows);
   auto weight = shape_weight(use, format, n_rows, sources[0].cols);
-  const int64_t bytes = static_cast<int64_t>(weight->bytes);
-  weight->data = Buffer(bytes, bytes >= 4 << 20);
+  weight->data = memory.take(static_cast<int64_t>(weight->bytes));
   if (use == WeightUse::kVector) {
     pack_vector(*weight, sources);
     return weight;

@@ -5,6 +5,7 @@
 #include "core/thread_pool.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
+#include "cpu/weight_memory.h"
 #include "ops/backend.h"
 
 namespace qwen3::cpu {
@@ -32,8 +33,8 @@ constexpr const char* kWeightLayout = "cpu-2";
 int64_t packed_weight_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t cols);
 
 // Throws Error(kInvalidArgument) for sources that do not fit together, std::bad_alloc, and what the sources throw.
-std::unique_ptr<PackedWeight> pack_weight(ThreadPool& pool, const KernelTable& kernels, WeightUse use,
-                                          WeightFormat format, std::span<const MatrixSource> sources);
+std::unique_ptr<PackedWeight> pack_weight(ThreadPool& pool, const KernelTable& kernels, WeightMemory& memory,
+                                          WeightUse use, WeightFormat format, std::span<const MatrixSource> sources);
 
 // The packed bytes, and the weight that has these; `owner` keeps them. Throws Error(kInvalidArgument) when their number
 // is not packed_weight_bytes() or they do not start on a 64-byte boundary.

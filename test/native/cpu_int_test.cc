@@ -48,7 +48,8 @@ bool same_float(float a, float b) {
 std::unique_ptr<PackedWeight> pack(const KernelTable& kernels, WeightUse use, WeightFormat format,
                                    const std::vector<MatrixSource>& sources) {
   static ThreadPool pool(2);
-  return pack_weight(pool, kernels, use, format, sources);
+  WeightMemory memory;
+  return pack_weight(pool, kernels, memory, use, format, sources);
 }
 
 std::vector<float> unpack(const PackedWeight& w) {

@@ -90,7 +90,9 @@ void linear_case(Random& random, const KernelTable& kernels, const LinearCase& c
   const std::vector<float> up(w.begin() + c.n * c.k * (gated ? 1 : 0), w.end());
   std::vector<MatrixSource> sources = {matrix(w, c.n, c.k)};
   if (gated) sources.push_back(matrix(up, c.n, c.k));
-  const auto packed = pack_weight(pool, kernels, gated ? WeightUse::kGateUp : WeightUse::kLinear, c.format, sources);
+  WeightMemory memory;
+  const auto packed =
+      pack_weight(pool, kernels, memory, gated ? WeightUse::kGateUp : WeightUse::kLinear, c.format, sources);
   Guarded<char> weight(static_cast<size_t>(packed->data.bytes()));
   std::memcpy(weight.data(), packed->data.data(), weight.size());
   const int64_t stride = (c.k + 1) / 2 * 2;
