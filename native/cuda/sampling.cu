@@ -255,6 +255,7 @@ sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const Token
   for (int i = s.adjustments_begin + thread; i < s.adjustments_end; i += kThreads)
     adjust(logits, s, load(adjustments + i));
   if (mask && s.masked) {
+    block_sync();  // an adjustment by another thread must not undo the mask
     const int words = (vocab + 31) / 32;
     for (int id = thread; id < vocab; id += kThreads) {
       if (!(load(mask + r * words + id / 32) >> (id % 32) & 1u)) store(logits + id, bits_as_f32(0xff800000u));

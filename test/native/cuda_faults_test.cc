@@ -249,6 +249,91 @@ void run(const char* name, void (*kernel)(Parameters...), int threads, int share
   launch(nullptr, name, kernel, {{1, 1, 1}, {threads, 1, 1}, shared}, arguments...);
 }
 
+// --- between blocks ---
+
+enum class Between { kNone, kTwoWriters, kNoOrder, kNoRelease, kNoAcquire, kPlainCounter, kOneBlock };
+
+// Every block writes a sum, the last one to count itself adds them up: threads fence, barrier, one thread counts.
+QWEN3_KERNEL(64) bad_sum(Between what, const float* in, float* sums, int32_t* counter, float* out) {
+  const int thread = thread_index().x, block = block_index().x, n = grid_dim().x;
+  const auto last = shared_memory<int32_t>(0);
+  store(sums + block * 64 + thread, load(in + block * 64 + thread));
+  if (what == Between::kTwoWriters && thread == 0) store(out, 0.0f);
+  if (what == Between::kOneBlock) {  // within one block it is the same
+    store(out + thread, load(sums + block * 64 + (thread ^ 32)));
+    return;
+  }
+  if (what != Between::kNoRelease) thread_fence();
+  block_sync();
+  if (thread == 0) {
+    if (what == Between::kPlainCounter) {
+      store(counter, load(counter) + 1);
+      last.store(0, load(counter) == n);
+    } else {
+      last.store(0, atomic_add(counter, 1) == n - 1 || what == Between::kNoOrder);
+    }
+    if (what != Between::kNoAcquire) thread_fence();
+  }
+  block_sync();
+  if (!last.load()) return;
+  float total = 0;
+  for (int b = 0; b < n; ++b) total += load(sums + b * 64 + thread);
+  if (what != Between::kNoOrder) store(out + thread, total);
+}
+
+// All blocks wait for each other, then each reads what its neighbour wrote: needs all of them to be resident.
+QWEN3_KERNEL(64) grid_barrier(bool fenced, int32_t* counter, int32_t* values, int32_t* out) {
+  const int thread = thread_index().x, block = block_index().x, n = grid_dim().x;
+  store(values + block * 64 + thread, block);
+  if (fenced) thread_fence();
+  block_sync();
+  if (thread == 0) {
+    atomic_add(counter, 1);
+    while (load_volatile(counter) < n) {
+    }
+    thread_fence();
+  }
+  block_sync();
+  store(out + block * 64 + thread, load(values + (block + 1) % n * 64 + thread));
+}
+
+void test_blocks() {
+  constexpr int kBlocks = 5;
+  DeviceArray<float> in(kBlocks * 64), sums(kBlocks * 64), out(64);
+  DeviceArray<int32_t> counter(1), values(kBlocks * 64), neighbours(kBlocks * 64);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i);
+  const auto sum = [&](const char* name, Between what) {
+    counter[0] = 0;
+    launch(nullptr, name, bad_sum, {{kBlocks, 1, 1}, {64, 1, 1}, 16}, what, in.data(), sums.data(), counter.data(),
+           out.data());
+  };
+  for (const Between what : {Between::kTwoWriters, Between::kNoOrder, Between::kNoRelease, Between::kNoAcquire,
+                             Between::kPlainCounter, Between::kOneBlock}) {
+    const std::string name = "bad_sum_" + std::to_string(static_cast<int>(what));
+    expect(name.c_str(), {Fault::kGlobalRace}, [&] { sum(name.c_str(), what); });
+  }
+  on_every_schedule([&] {
+    sum("good_sum", Between::kNone);
+    for (int i = 0; i < 64; ++i) CHECK(out[i] == static_cast<float>(kBlocks * i + 64 * 10));
+  });
+
+  auto& schedule = emulate::Session::current().schedule;
+  const auto barrier = [&](const char* name, bool fenced, int resident) {
+    counter[0] = 0;
+    schedule.resident = resident;
+    launch(nullptr, name, grid_barrier, {{kBlocks, 1, 1}, {64, 1, 1}, 0}, fenced, counter.data(), values.data(),
+           neighbours.data());
+  };
+  on_every_schedule([&] {
+    barrier("good_barrier", true, kBlocks);
+    for (int i = 0; i < kBlocks * 64; ++i) CHECK(neighbours[i] == (i / 64 + 1) % kBlocks);
+  });
+  expect("bad_barrier", {Fault::kGlobalRace}, [&] { barrier("bad_barrier", false, kBlocks); });
+  // Waiting for blocks that are not there yet never ends.
+  expect("lonely_barrier", {Fault::kDeadlock}, [&] { barrier("lonely_barrier", true, kBlocks - 1); });
+  schedule.resident = 1;
+}
+
 void test_memory() {
   DeviceArray<float> p(32);
   const std::pair<Memory, Fault> cases[] = {{Memory::kGlobalBounds, Fault::kGlobalBounds},
@@ -369,6 +454,7 @@ void test_wgmma() {
 int main(int argc, char** argv) {
   Run run(argc, argv);
   test_memory();
+  test_blocks();
   test_barriers();
   test_copies();
   test_rings();

@@ -107,8 +107,11 @@ void on_every_schedule(Body body, int random_schedules = 3) {
                           : i == 1 ? cuda::emulate::Completion::kLate
                                    : cuda::emulate::Completion::kRandom;
     schedule.seed = ++n;
+    // One block after another, in both orders; then some at a time.
+    schedule.resident = i < 2 ? 1 : i;
     without_faults(body);
   }
+  schedule.resident = 1;
 }
 
 }  // namespace qwen3::testing

@@ -1,5 +1,6 @@
 #include "cuda/emulate/block.h"
 
+#include <algorithm>
 #include <exception>
 
 namespace qwen3::cuda::emulate {
@@ -23,6 +24,8 @@ const char* fault_name(Fault fault) {
       return "read of shared memory that nobody wrote";
     case Fault::kRace:
       return "race";
+    case Fault::kGlobalRace:
+      return "race in global memory";
     case Fault::kProxyFence:
       return "missing fence.proxy.async";
     case Fault::kRegistersInUse:
@@ -49,8 +52,10 @@ Block& Block::current() {
   return *current_block;
 }
 
-Block::Block(const Config& config, SharedShadow& shadow, FiberStacks& stacks, Counters& counters, WarpGrouper& grouper)
+Block::Block(const Config& config, Grid& grid, SharedShadow& shadow, FiberStacks& stacks, Counters& counters,
+             WarpGrouper& grouper)
     : config_(config),
+      grid_(grid),
       shadow_(shadow),
       stacks_(stacks),
       counters_(counters),
@@ -97,37 +102,46 @@ void Block::fiber_main(void* argument) {
   Fiber::switch_to(thread.fiber, block.scheduler_, true);
 }
 
-void Block::schedule() {
-  size_t live = threads_.size();
-  while (live > 0 && !error_) {
-    if (config_.schedule.completion == Completion::kRandom && random() % 4 == 0) step_async();
-    if (ready_.empty()) {
-      if (!force_transaction()) report_deadlock();
-      continue;
-    }
-    const size_t pick = random() % ready_.size();
-    running_ = &threads_[static_cast<size_t>(ready_[pick])];
-    ready_[pick] = ready_.back();
-    ready_.pop_back();
-    Fiber::switch_to(scheduler_, running_->fiber);
-    if (running_->state == Thread::State::kDone) --live;
-  }
+int64_t Block::number() const {
+  const Index3 &i = config_.block, &n = config_.grid;
+  return i.x + int64_t{n.x} * (i.y + int64_t{n.y} * i.z);
 }
 
-void Block::run(const std::function<void()>& body) {
-  Block* outer = current_block;
-  current_block = this;
+void Block::start(const std::function<void()>& body) {
   body_ = &body;
+  live_ = threads_.size();
   stacks_.reserve(threads_.size());
   for (Thread& t : threads_) {
     t.fiber.start(&Block::fiber_main, &t, stacks_.stack(static_cast<size_t>(t.index)), FiberStacks::kBytes);
     ready_.push_back(t.index);
   }
+}
+
+bool Block::step() {
+  Block* outer = current_block;
+  current_block = this;
+  polling_ = false;
   try {
-    schedule();
+    if (config_.schedule.completion == Completion::kRandom && random() % 4 == 0) step_async();
+    if (ready_.empty()) {
+      if (!force_transaction()) report_deadlock();
+    } else {
+      const size_t pick = random() % ready_.size();
+      running_ = &threads_[static_cast<size_t>(ready_[pick])];
+      ready_[pick] = ready_.back();
+      ready_.pop_back();
+      Fiber::switch_to(scheduler_, running_->fiber);
+      if (running_->state == Thread::State::kDone) --live_, grid_.polls = 0;
+    }
   } catch (...) {
     if (!error_) error_ = std::current_exception();
   }
+  current_block = outer;
+  if (error_) std::rethrow_exception(error_);
+  return live_ > 0;
+}
+
+void Block::finish() {
   int64_t most = 0;
   for (const Thread& t : threads_) {
     counters_.barriers += t.barriers;
@@ -135,8 +149,6 @@ void Block::run(const std::function<void()>& body) {
   }
   counters_.max_thread_barriers = std::max(counters_.max_thread_barriers, most);
   grouper_.flush();
-  current_block = outer;
-  if (error_) std::rethrow_exception(error_);
 }
 
 void Block::block_self(const char* reason, const Where& where) {

@@ -13,6 +13,7 @@
 #include "cuda/emulate/counters.h"
 #include "cuda/emulate/error.h"
 #include "cuda/emulate/fiber.h"
+#include "cuda/emulate/grid.h"
 #include "cuda/emulate/shadow.h"
 
 namespace qwen3::cuda::emulate {
@@ -23,6 +24,7 @@ enum class Completion : uint8_t { kEarly, kLate, kRandom };
 struct Schedule {
   Completion completion = Completion::kRandom;
   uint64_t seed = 1;  // of the order of threads and blocks, too
+  int resident = 1;   // blocks that run at a time, interleaved; kEarly: the first is preferred, kLate: the last
 };
 
 struct Index3 {
@@ -57,7 +59,10 @@ struct Thread {
   Where where;
   uint32_t time = 1;
   VectorClock clock;
-  std::vector<uint32_t> fences;  // own times of fence.proxy.async
+  std::vector<uint32_t> fences;         // own times of fence.proxy.async
+  std::vector<uint32_t> device_fences;  // own times of fence.acq_rel.gpu (__threadfence)
+  VectorClock fenced;                   // the thread's view at the last of them
+  VectorClock::Foreign unfenced;        // what was read of other blocks' releases since the last of them
   AsyncQueue copies, bulk_stores;
   struct InFlight {
     uint32_t group;
@@ -79,9 +84,15 @@ class Block {
     uint32_t shared_bytes = 0;
     Schedule schedule;
   };
-  Block(const Config& config, SharedShadow& shadow, FiberStacks& stacks, Counters& counters, WarpGrouper& grouper);
-  // Runs `body` in every thread to its end. Throws the first fault.
-  void run(const std::function<void()>& body);
+  Block(const Config& config, Grid& grid, SharedShadow& shadow, FiberStacks& stacks, Counters& counters,
+        WarpGrouper& grouper);
+  // Prepares every thread to run `body`.
+  void start(const std::function<void()>& body);
+  // Lets one thread run until it waits or ends. Throws the first fault. False: all have ended.
+  bool step();
+  // Whether the thread that ran last gave way because it polls for what another block does.
+  bool polling() const { return polling_; }
+  void finish();
 
   static Block& current();
   Thread& self() { return *running_; }
@@ -105,8 +116,17 @@ class Block {
   void check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, const Where& where);
   std::byte* shared_data() { return shadow_.data(); }
 
-  // Global memory.
+  // Global memory. Checks bounds, alignment and races; the caller moves the bytes.
   void check_global(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where);
+  void global_read(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where);
+  void global_write(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where);
+  void global_atomic(const void* pointer, uint32_t bytes, const Where& where);
+  // A relaxed load of a word that others write atomically: a polling thread gives way first.
+  void global_poll(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where);
+  void device_fence();
+  // Of copies, which are checked as a whole: as: the copy's own agent and time.
+  void check_global_race(const void* pointer, size_t bytes, const SharedShadow::Access& as, bool write, bool atomic,
+                         const Where& where);
 
   // Every lane of a warp (or thread of a warpgroup) calls; the last one runs `execute` over all arguments.
   using Collective = void (*)(Block& block, void** arguments, const Where& where);
@@ -164,7 +184,8 @@ class Block {
   };
 
   static void fiber_main(void* thread);
-  void schedule();
+  int64_t number() const;  // of the block in the grid
+  void release_at(uintptr_t address);
   void block_self(const char* reason, const Where& where);
   void make_ready(int thread);
   void collective(CollectiveSlot& slot, int first, int size, const char* name, void* argument, Collective execute,
@@ -186,6 +207,7 @@ class Block {
   std::string agent_name(Agent agent) const;
 
   Config config_;
+  Grid& grid_;
   SharedShadow& shadow_;
   FiberStacks& stacks_;
   Counters& counters_;
@@ -194,6 +216,8 @@ class Block {
   Thread* running_ = nullptr;
   Fiber scheduler_;
   std::vector<int> ready_;
+  size_t live_ = 0;
+  bool polling_ = false;
   const std::function<void()>* body_ = nullptr;
   std::exception_ptr error_;
   std::array<NamedBarrier, 16> barriers_;

@@ -7,6 +7,17 @@
 #include "cuda/emulate/global_memory.h"
 
 namespace qwen3::cuda::emulate {
+namespace {
+
+void join_times(VectorClock::Foreign& into, const VectorClock::Foreign& other) {
+  for (const auto& [block, times] : other) {
+    VectorClock::Times& mine = into[block];
+    if (mine.size() < times.size()) mine.resize(times.size(), 0);
+    for (size_t i = 0; i < times.size(); ++i) mine[i] = std::max(mine[i], times[i]);
+  }
+}
+
+}  // namespace
 
 void Block::check_shared(uint32_t address, uint32_t bytes, uint32_t alignment, const Where& where) {
   if (address % alignment != 0) {
@@ -31,6 +42,93 @@ void Block::check_global(const void* pointer, uint32_t bytes, uint32_t alignment
     fail(Fault::kGlobalBounds,
          std::to_string(bytes) + "-byte access" + (before ? " behind the end of " + before->name : ""), where);
   }
+}
+
+void Block::check_global_race(const void* pointer, size_t bytes, const SharedShadow::Access& as, bool write,
+                              bool atomic, const Where& where) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  const Grid::Access access{number(), as.agent, as.time, where.line(), atomic};
+  const auto found = write ? grid_.write(address, bytes, access, running_->clock)
+                           : grid_.read(address, bytes, access, running_->clock);
+  if (write) grid_.polls = 0;
+  if (!found) return;
+  const Grid::Access& other = found->other;
+  fail(Fault::kGlobalRace,
+       std::string(atomic  ? "the atomic"
+                   : write ? "the write"
+                           : "the read") +
+           " by " + agent_name(as.agent) + " is not ordered after the " +
+           (!found->other_wrote ? "read"
+            : other.atomic      ? "atomic"
+                                : "write") +
+           " by " + (other.block == number() ? agent_name(other.agent) : "block " + std::to_string(other.block)) +
+           " in line " + std::to_string(other.line),
+       where);
+}
+
+void Block::global_read(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where) {
+  check_global(pointer, bytes, alignment, where);
+  check_global_race(pointer, bytes, own_access(where), false, false, where);
+}
+
+void Block::global_write(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where) {
+  check_global(pointer, bytes, alignment, where);
+  check_global_race(pointer, bytes, own_access(where), true, false, where);
+}
+
+void Block::global_atomic(const void* pointer, uint32_t bytes, const Where& where) {
+  check_global(pointer, bytes, bytes, where);
+  check_global_race(pointer, bytes, own_access(where), true, true, where);
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  if (const auto* released = grid_.find_released(address)) join_times(running_->unfenced, *released);
+  release_at(address);
+}
+
+void Block::global_poll(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where) {
+  constexpr int64_t kMostPolls = 200000;
+  check_global(pointer, bytes, alignment, where);
+  if (++grid_.polls > kMostPolls) fail(Fault::kDeadlock, "a word is polled that nobody will change", where);
+  polling_ = true;
+  make_ready(running_->index);
+  Fiber::switch_to(running_->fiber, scheduler_);
+  check_global_race(pointer, bytes, own_access(where), false, true, where);
+  if (const auto* released = grid_.find_released(reinterpret_cast<uintptr_t>(pointer))) {
+    join_times(running_->unfenced, *released);
+  }
+}
+
+// Both halves of fence.acq_rel.gpu: what this thread did is published by its next atomic, what it read from atomics so
+// far is known from here on.
+void Block::device_fence() {
+  Thread& self = *running_;
+  self.device_fences.push_back(self.time);
+  if (!self.unfenced.empty()) {
+    self.clock.join_foreign(self.unfenced);
+    self.unfenced.clear();
+  }
+  self.fenced = self.clock;
+  self.clock.set(static_cast<Agent>(self.index), ++self.time);
+}
+
+// An atomic publishes what its thread knew at its own last fence; and of other threads that it knows of (by a barrier)
+// what they had fenced themselves: the pattern "everybody fences, barrier, one thread counts".
+void Block::release_at(uintptr_t address) {
+  const Thread& self = *running_;
+  VectorClock::Times times(threads_.size() * 3 + warpgroups_.size(), 0);
+  for (const Thread& t : threads_) {
+    const uint32_t known = self.clock.at(static_cast<Agent>(t.index));
+    const auto fence = std::upper_bound(t.device_fences.begin(), t.device_fences.end(), known);
+    if (fence != t.device_fences.begin()) times[static_cast<size_t>(t.index)] = *(fence - 1);
+  }
+  if (!self.device_fences.empty()) {
+    for (size_t agent = 0; agent < self.fenced.times().size() && agent < times.size(); ++agent) {
+      times[agent] = std::max(times[agent], self.fenced.at(static_cast<Agent>(agent)));
+    }
+  }
+  VectorClock::Foreign mine;
+  if (self.fenced.foreign()) mine = *self.fenced.foreign();
+  mine[number()] = std::move(times);
+  join_times(grid_.released(address), mine);
 }
 
 // The async proxy sees generic writes only when their thread executed fence.proxy.async after them, and the issuer

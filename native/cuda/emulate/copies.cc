@@ -23,6 +23,7 @@ void cp_async16(Shared<uint16_t> to, const void* from, int valid, Where where) {
     if (!emulate::GlobalMemory::device().find(begin, static_cast<size_t>(valid))) {
       block.fail(Fault::kGlobalBounds, "cp.async source", where);
     }
+    block.check_global_race(from, static_cast<size_t>(valid), block.own_access(where), false, false, where);
     block.grouper().global_access(self.index / 32, self.index % 32, static_cast<int>(where.line()), begin, 16, false);
   }
   const emulate::SharedShadow::Access as{self.copies.agent, self.copies.committed + 1, static_cast<int>(where.line())};
@@ -93,6 +94,7 @@ void load_box(Shared<uint16_t> to, const TensorMap& opaque, Shared<uint64_t> bar
                                               static_cast<size_t>((end - begin) * 2))) {
       block.fail(Fault::kGlobalBounds, "tensor load", where);
     }
+    block.check_global_race(from, static_cast<size_t>((end - begin) * 2), block.own_access(where), false, false, where);
     const int64_t sectors = count_sectors(from, (end - begin) * 2);
     counters.global_read_bytes += (end - begin) * 2;
     counters.global_read_sectors += sectors, counters.tma_read_sectors += sectors;
@@ -144,6 +146,12 @@ void tma_store(const TensorMap& opaque, Shared<uint16_t> from, int c0, int c1, W
   auto bytes = std::make_shared<std::vector<std::byte>>(map.box_bytes());
   const uint32_t base = from.address();
   auto& counters = block.counters();
+  for_each_row(map, 0, c.data(), [&](uint32_t, const std::byte* row, int64_t x0, bool inside) {
+    const int64_t begin = std::max<int64_t>(0, x0);
+    const int64_t end = std::min<int64_t>(x0 + map.box[0], static_cast<int64_t>(map.size[0]));
+    if (!inside || end <= begin) return;
+    block.check_global_race(row + begin * 2, static_cast<size_t>((end - begin) * 2), as, true, false, where);
+  });
   block.add_async(
       self.bulk_stores,
       [=, &block] {

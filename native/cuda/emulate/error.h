@@ -17,6 +17,7 @@ enum class Fault : uint8_t {
   kSharedAlignment,   // also tensor copies and descriptors that need 16, 128 or 1,024 bytes
   kUninitialised,     // a read of shared memory that nobody wrote
   kRace,              // two accesses, one a write, without a happens-before between them
+  kGlobalRace,        // the same in global memory, between threads or blocks of one launch
   kProxyFence,        // the async proxy reads what the generic proxy wrote without fence.proxy.async
   kRegistersInUse,    // wgmma registers touched between issue and wait, or modified without wgmma.fence
   kBarrierCount,      // a barrier whose participants disagree, or with a count that cannot be met

@@ -46,7 +46,7 @@ inline Dim3 block_dim() {
 template <class T>
 T load(const T* p, Where where = Where::current()) {
   auto& block = emulate::Block::current();
-  block.check_global(p, sizeof(T), alignof(T), where);
+  block.global_read(p, sizeof(T), alignof(T), where);
   const int thread = block.self().index;
   block.grouper().global_access(thread / 32, thread % 32, static_cast<int>(where.line()),
                                 reinterpret_cast<uintptr_t>(p), sizeof(T), false);
@@ -58,26 +58,33 @@ template <class T>
 T load_stream(const T* p, Where where = Where::current()) {
   return load(p, where);
 }
+// Another block may write the word meanwhile: the thread gives way, so that loops that wait for one end.
 template <class T>
 T load_volatile(const T* p, Where where = Where::current()) {
-  return load(p, where);
+  auto& block = emulate::Block::current();
+  block.global_poll(p, sizeof(T), alignof(T), where);
+  T value;
+  std::memcpy(&value, p, sizeof(T));
+  return value;
 }
 template <class T>
 void store(T* p, std::type_identity_t<T> value, Where where = Where::current()) {
   auto& block = emulate::Block::current();
-  block.check_global(p, sizeof(T), alignof(T), where);
+  block.global_write(p, sizeof(T), alignof(T), where);
   const int thread = block.self().index;
   block.grouper().global_access(thread / 32, thread % 32, static_cast<int>(where.line()),
                                 reinterpret_cast<uintptr_t>(p), sizeof(T), true);
   std::memcpy(p, &value, sizeof(T));
 }
 inline int32_t atomic_add(int32_t* p, int32_t value, Where where = Where::current()) {
-  emulate::Block::current().check_global(p, 4, 4, where);
+  emulate::Block::current().global_atomic(p, 4, where);
   const int32_t old = *p;
   *p = old + value;
   return old;
 }
-inline void thread_fence() {}
+inline void thread_fence() {
+  emulate::Block::current().device_fence();
+}
 
 template <class T>
 struct Shared {

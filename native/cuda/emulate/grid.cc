@@ -1,0 +1,86 @@
+#include "cuda/emulate/grid.h"
+
+#include <algorithm>
+
+namespace qwen3::cuda::emulate {
+
+uint64_t& Grid::generation() {
+  static thread_local uint64_t number = 0;
+  return number;
+}
+
+Grid::Pages& Grid::pages() {
+  static thread_local Pages all;
+  return all;
+}
+
+Grid::Page& Grid::fresh_page(uintptr_t number) {
+  Pages& all = pages();
+  if (all.size() > kMostPages) {
+    std::erase_if(all, [](const auto& entry) { return entry.second.generation != generation(); });
+  }
+  Page& page = all[number];
+  if (page.generation != generation()) {
+    page.generation = generation();
+    if (page.written) page.written->fill({});
+    if (page.read) page.read->fill({});
+  }
+  return page;
+}
+
+// visit(page, first cell, end of the cells).
+template <class Visit>
+void Grid::for_each_page(uintptr_t address, size_t bytes, Visit visit) {
+  constexpr uintptr_t kCells = kPageBytes / 2;
+  const uintptr_t end = (address + bytes + 1) / 2;
+  for (uintptr_t at = address / 2; at < end;) {
+    const uintptr_t stop = std::min(end, (at / kCells + 1) * kCells);
+    visit(fresh_page(at / kCells), at % kCells, at % kCells + (stop - at));
+    at = stop;
+  }
+}
+
+bool Grid::ordered(const Cell& cell, const Access& as, const VectorClock& seen) {
+  const int64_t block = int64_t{cell.block} - 1;
+  if (block < 0 || (as.atomic && cell.atomic)) return true;
+  if (block == as.block) return cell.agent == as.agent || seen.at(cell.agent) >= cell.time;
+  return seen.at(block, cell.agent) >= cell.time;
+}
+
+Grid::Access Grid::described(const Cell& cell) {
+  return {int64_t{cell.block} - 1, cell.agent, cell.time, cell.line, cell.atomic != 0};
+}
+
+std::optional<Grid::Conflict> Grid::read(uintptr_t address, size_t bytes, const Access& as, const VectorClock& seen) {
+  std::optional<Conflict> found;
+  const Cell mine{static_cast<uint32_t>(as.block + 1), as.time, static_cast<uint16_t>(as.agent),
+                  static_cast<uint16_t>(as.line), as.atomic ? 1u : 0u};
+  for_each_page(address, bytes, [&](Page& page, uintptr_t first, uintptr_t end) {
+    for (uintptr_t i = first; page.written && i < end; ++i) {
+      const Cell& cell = (*page.written)[i];
+      if (!found && !ordered(cell, as, seen)) found = {described(cell), true};
+    }
+    if (!page.read) page.read = std::make_unique<Cells>();
+    std::fill(page.read->begin() + static_cast<std::ptrdiff_t>(first),
+              page.read->begin() + static_cast<std::ptrdiff_t>(end), mine);
+  });
+  return found;
+}
+
+std::optional<Grid::Conflict> Grid::write(uintptr_t address, size_t bytes, const Access& as, const VectorClock& seen) {
+  std::optional<Conflict> found;
+  const Cell mine{static_cast<uint32_t>(as.block + 1), as.time, static_cast<uint16_t>(as.agent),
+                  static_cast<uint16_t>(as.line), as.atomic ? 1u : 0u};
+  for_each_page(address, bytes, [&](Page& page, uintptr_t first, uintptr_t end) {
+    if (!page.written) page.written = std::make_unique<Cells>();
+    for (uintptr_t i = first; i < end; ++i) {
+      Cell& cell = (*page.written)[i];
+      if (!found && !ordered(cell, as, seen)) found = {described(cell), true};
+      if (!found && page.read && !ordered((*page.read)[i], as, seen)) found = {described((*page.read)[i]), false};
+      cell = mine;
+    }
+  });
+  return found;
+}
+
+}  // namespace qwen3::cuda::emulate

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+
+#include "cuda/emulate/clock.h"
+
+namespace qwen3::cuda::emulate {
+
+// What the blocks of one launch share: who wrote and who last read each word of global memory, and the words through
+// which blocks synchronise. Blocks of a launch are not ordered by themselves: of two accesses to a word by different
+// blocks, one a write, a release (fence, then atomic) and an acquire (atomic or volatile load, then fence) of one word
+// must lie between; of two by threads of one block, a barrier. Of several readers the last is kept: that of others is
+// found where the blocks run the other way round (all early: ascending, all late: descending).
+class Grid {
+ public:
+  struct Access {
+    int64_t block = 0;
+    Agent agent = 0;
+    uint32_t time = 0;
+    unsigned line = 0;
+    bool atomic = false;
+  };
+  struct Conflict {
+    Access other;
+    bool other_wrote = false;
+  };
+  Grid() { ++generation(); }
+  Grid(const Grid&) = delete;
+  Grid& operator=(const Grid&) = delete;
+
+  // The access that is not ordered before this one, if any; records this one.
+  std::optional<Conflict> read(uintptr_t address, size_t bytes, const Access& as, const VectorClock& seen);
+  std::optional<Conflict> write(uintptr_t address, size_t bytes, const Access& as, const VectorClock& seen);
+
+  // What was released at a word; acquired by those who read it.
+  VectorClock::Foreign& released(uintptr_t address) { return released_[address]; }
+  const VectorClock::Foreign* find_released(uintptr_t address) const {
+    const auto it = released_.find(address);
+    return it == released_.end() ? nullptr : &it->second;
+  }
+
+  // Polls since anything happened that could end them.
+  int64_t polls = 0;
+
+ private:
+  struct Cell {
+    uint32_t block = 0;  // + 1; 0: nobody
+    uint32_t time = 0;
+    uint16_t agent = 0, line = 0;
+    uint32_t atomic = 0;
+  };
+  static constexpr size_t kPageBytes = 4096, kMostPages = 8192;
+  // Cells of two bytes: rows of bf16 numbers may meet within a word.
+  using Cells = std::array<Cell, kPageBytes / 2>;
+  struct Page {
+    uint64_t generation = 0;
+    std::unique_ptr<Cells> written, read;  // null: nobody did in this page
+  };
+  using Pages = std::unordered_map<uintptr_t, Page>;
+  // Pages are kept from launch to launch: a generation is cheaper than clearing them.
+  static uint64_t& generation();
+  static Pages& pages();
+  static Page& fresh_page(uintptr_t number);
+  template <class Visit>
+  static void for_each_page(uintptr_t address, size_t bytes, Visit visit);
+  static bool ordered(const Cell& cell, const Access& as, const VectorClock& seen);
+  static Access described(const Cell& cell);
+  std::map<uintptr_t, VectorClock::Foreign> released_;
+};
+
+}  // namespace qwen3::cuda::emulate
