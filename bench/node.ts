@@ -6,7 +6,7 @@
  *
  * readFile p99 (to be below 5 ms), event-loop delay p99, tokens/s of eight streams against one (to be at least 2.5 times),
  * two busy models together against one (to be at least 0.9 times), processor time of JavaScript's thread per token (to be
- * at most 20 us). Median of five runs, each in a process of its own.
+ * at most 20 us). Median of fifteen runs, each in a process of its own.
  * Writes bench/results/node.json.
  */
 import { execFileSync } from 'node:child_process'
@@ -16,7 +16,7 @@ import { join } from 'node:path'
 import { compileLibrary, fixture } from '../test/helpers/library'
 import { environment } from './support/environment'
 
-const RUNS = 5
+const RUNS = 15
 
 const library = compileLibrary()
 const env = { ...process.env, QWEN3_LIBRARY: library.index, UV_THREADPOOL_SIZE: '1' }
