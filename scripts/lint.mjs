@@ -9,10 +9,14 @@ const fix = process.argv.includes('--fix')
 const clangFormat = has('clang-format-14') ? 'clang-format-14' : 'clang-format'
 if (!has(clangFormat)) fail(howToInstall('clang-format'))
 
-const native = spawnSync('git', ['ls-files', '-co', '--exclude-standard', 'native', 'test/native', 'bench/native'], {
-  cwd: root,
-  encoding: 'utf8',
-})
+const native = spawnSync(
+  'git',
+  ['ls-files', '-co', '--exclude-standard', 'native', 'test/native', 'bench/native', 'bench/gpu'],
+  {
+    cwd: root,
+    encoding: 'utf8',
+  },
+)
   .stdout.split('\n')
   .filter((path) => /\.(cc|h|c)$/.test(path))
 

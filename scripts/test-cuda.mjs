@@ -1,8 +1,10 @@
-// `npm run test:cuda`: the CUDA kernels without a GPU. Everything compiles for sm_80 and sm_90a (where nvcc is there; warnings and
-// spills are errors), every kernel and whole tiny models run on the host emulation, faults planted in the kernels are found, and the
-// package's models run through the addon on the emulated device. `--no-nvcc` leaves the compiling out.
+// `npm run test:cuda`: the CUDA kernels without a GPU. Everything, gpu_check and gpu_bench too, compiles for sm_80 and sm_90a (where
+// nvcc is there; warnings are errors, and so are spills and stack frames), every kernel and whole tiny models run on the host
+// emulation, faults planted in the kernels are found, models run through the addon on the emulated device, and gpu_bench at tiny
+// shapes. `--no-nvcc` leaves the compiling out.
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
+import { checkPtxas } from './check-ptxas.mjs'
 import { plantFaults } from './cuda-faults.mjs'
 import { buildNative, has, installPackages, requireBuildTools, root, run } from './setup.mjs'
 
@@ -12,11 +14,13 @@ const nvcc = has('nvcc') && !process.argv.includes('--no-nvcc')
 const options = ['-DQWEN3_ADDON=OFF', '-DQWEN3_CUDA_TESTS=ON', `-DQWEN3_CUDA=${nvcc ? 'ON' : 'OFF'}`]
 const generator = has('ninja') ? ['-G', 'Ninja'] : []
 run('cmake', ['-S', root, '-B', folder, ...generator, ...options, '-DQWEN3_CUDA_ARCHITECTURES=80;90a'])
-run('cmake', ['--build', folder, '--parallel', '2'])
+const targets = ['all', ...(nvcc ? ['gpu_check', 'gpu_bench'] : [])]
+run('cmake', ['--build', folder, '--parallel', '2', '--target', ...targets])
 let failed = 0
 let passed = 0
 if (nvcc) {
-  passed++ // the build treats spills and warnings as errors
+  if (checkPtxas(folder, ['sm_80', 'sm_90a'])) passed++
+  else failed++
 } else {
   console.log('nvcc was not found: the kernels were compiled for the emulation only')
 }
@@ -40,18 +44,19 @@ else {
 const [caught, missed] = failed === 0 ? plantFaults(folder) : [0, 0]
 passed += caught
 failed += missed
-// The models of the package through the addon, on the emulated device.
+// Models through the addon, on the emulated device; and what runs on the day of a GPU.
 installPackages()
 buildNative({ quiet: true })
-const addon = spawnSync(
-  process.execPath,
-  [join(root, 'node_modules/vitest/vitest.mjs'), 'run', 'test/cuda-addon.test.ts'],
-  {
-    cwd: root,
-    stdio: 'inherit',
-    env: { ...process.env, QWEN3_CUDA_LIBRARY: join(folder, 'libqwen3_cuda_emulated.so') },
+const files = ['test/cuda-addon.test.ts', 'test/cuda-forced.test.ts', 'test/gpu-bench.test.ts']
+const addon = spawnSync(process.execPath, [join(root, 'node_modules/vitest/vitest.mjs'), 'run', ...files], {
+  cwd: root,
+  stdio: 'inherit',
+  env: {
+    ...process.env,
+    QWEN3_CUDA_LIBRARY: join(folder, 'libqwen3_cuda_emulated.so'),
+    QWEN3_GPU_BENCH: join(folder, 'gpu_bench_emulated'),
   },
-)
+})
 if (addon.status === 0) passed++
 else failed++
 console.log(`${passed} passed, ${failed} failed`)

@@ -12,6 +12,7 @@ target_sources(qwen3_engine PRIVATE ${QWEN3_CUDA_CLIENT})
 
 file(GLOB QWEN3_CUDA_KERNELS CONFIGURE_DEPENDS native/cuda/*.cu)
 file(GLOB QWEN3_CUDA_LIBRARY CONFIGURE_DEPENDS native/cuda/*.cc)
+file(GLOB QWEN3_GPU_BENCH CONFIGURE_DEPENDS bench/gpu/*.cc)
 file(READ package.json QWEN3_PACKAGE)
 string(REGEX MATCH "\"version\": \"([^\"]+)\"" QWEN3_PACKAGE "${QWEN3_PACKAGE}")
 set(QWEN3_PACKAGE_VERSION ${CMAKE_MATCH_1})
@@ -26,7 +27,7 @@ if(QWEN3_CUDA)
     HINTS ${QWEN3_CUDA_ROOT} /usr/local/cuda PATH_SUFFIXES lib64 targets/x86_64-linux/lib targets/sbsa-linux/lib)
   # -fmad stays on: device results are held to bounds, not to the host's bits.
   set(nvcc_flags -std=c++20 -O3 -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-psabi -Werror all-warnings
-    -I${CMAKE_CURRENT_SOURCE_DIR}/native -Xptxas=-warn-spills -Xfatbin=-compress-all
+    -I${CMAKE_CURRENT_SOURCE_DIR}/native -Xptxas=-warn-spills,-v -Xfatbin=-compress-all
     -gencode arch=compute_80,code=compute_80)
   foreach(architecture ${QWEN3_CUDA_ARCHITECTURES})
     list(APPEND nvcc_flags -gencode arch=compute_${architecture},code=sm_${architecture})
@@ -42,7 +43,9 @@ if(QWEN3_CUDA)
     add_custom_command(OUTPUT ${object}
       COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_CURRENT_BINARY_DIR}/cuda
       # exp and log of the sampler must give the host's bits.
-      COMMAND ${QWEN3_NVCC} ${nvcc_flags} $<$<STREQUAL:${name},sampling>:-fmad=false> -c ${source} -o ${object}
+      # What ptxas says of registers and stacks is kept for scripts/check-ptxas.mjs.
+      COMMAND sh -c "\"$@\" > \"$0\" 2>&1 || (cat \"$0\" && false)" ${object}.log
+        ${QWEN3_NVCC} ${nvcc_flags} $<$<STREQUAL:${name},sampling>:-fmad=false> -c ${source} -o ${object}
       DEPENDS ${source} ${QWEN3_CUDA_HEADERS} VERBATIM COMMAND_EXPAND_LISTS COMMENT "nvcc ${name}.cu")
     list(APPEND QWEN3_CUDA_OBJECTS ${object})
   endforeach()
@@ -66,11 +69,14 @@ if(QWEN3_CUDA)
   target_compile_definitions(gpu_check PRIVATE QWEN3_CUDA_LIBRARY_FILE="$<TARGET_FILE:qwen3_cuda>")
   target_link_libraries(gpu_check PRIVATE qwen3_engine ${QWEN3_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
   add_dependencies(gpu_check qwen3_cuda)
-  add_executable(gpu_bench EXCLUDE_FROM_ALL native/cuda/device/gpu_bench.cc native/cuda/schedule.cc native/core/status.cc
-    ${QWEN3_CUDA_OBJECTS})
+  set(gpu_bench_sources ${QWEN3_GPU_BENCH})
+  list(FILTER gpu_bench_sources EXCLUDE REGEX "_emulated\\.cc$")
+  add_executable(gpu_bench EXCLUDE_FROM_ALL ${gpu_bench_sources} native/cuda/schedule.cc ${QWEN3_CUDA_OBJECTS})
   target_include_directories(gpu_bench PRIVATE native)
   target_include_directories(gpu_bench SYSTEM PRIVATE ${QWEN3_CUDA_ROOT}/include)
-  target_link_libraries(gpu_bench PRIVATE ${QWEN3_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
+  target_compile_definitions(gpu_bench PRIVATE QWEN3_CUDA_LIBRARY_FILE="$<TARGET_FILE:qwen3_cuda>")
+  target_link_libraries(gpu_bench PRIVATE qwen3_engine ${QWEN3_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
+  add_dependencies(gpu_bench qwen3_cuda)
 endif()
 
 if(QWEN3_CUDA_TESTS)
@@ -92,6 +98,15 @@ if(QWEN3_CUDA_TESTS)
   add_library(qwen3_cuda_emulated_library SHARED $<TARGET_OBJECTS:qwen3_cuda_emulated> native/core/status.cc)
   target_include_directories(qwen3_cuda_emulated_library PRIVATE native)
   set_target_properties(qwen3_cuda_emulated_library PROPERTIES OUTPUT_NAME qwen3_cuda_emulated)
+
+  # gpu_bench's own logic at tiny shapes (test/gpu-bench.test.ts).
+  set(gpu_bench_sources ${QWEN3_GPU_BENCH})
+  list(FILTER gpu_bench_sources EXCLUDE REGEX "_device\\.cc$")
+  add_executable(gpu_bench_emulated ${gpu_bench_sources})
+  target_compile_definitions(gpu_bench_emulated PRIVATE
+    QWEN3_CUDA_LIBRARY_FILE="$<TARGET_FILE:qwen3_cuda_emulated_library>")
+  target_link_libraries(gpu_bench_emulated PRIVATE qwen3_cuda_emulated)
+  add_dependencies(gpu_bench_emulated qwen3_cuda_emulated_library)
 
   enable_testing()
   file(GLOB QWEN3_CUDA_TEST_SOURCES CONFIGURE_DEPENDS test/native/cuda_*_test.cc)

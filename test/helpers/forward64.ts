@@ -94,11 +94,22 @@ function softmax(x: Float64Array): Float64Array {
   return e.map((value) => value / total)
 }
 
+/** One router's choice. `margin`: logarithm of the last chosen expert's share over the first left out's. */
+export interface Route {
+  layer: number
+  position: number
+  /** Ascending. */
+  experts: number[]
+  margin: number
+}
+
 export class Forward64 {
   readonly config: HfConfig
   readonly #tensors: Tensors
   /** The closest call of any router so far, relative; below f32's resolution another expert may be as right. */
   routerMargin = 1
+  /** What the routers of the last `logits()` chose, layer by layer and position by position. */
+  routes: Route[] = []
 
   constructor(directory: string) {
     this.config = JSON.parse(readFileSync(join(directory, 'config.json'), 'utf8')) as HfConfig
@@ -109,6 +120,7 @@ export class Forward64 {
   logits(ids: readonly number[], scaled = false): Float64Array[] {
     const { hidden_size: d, num_hidden_layers, tie_word_embeddings } = this.config
     const embedding = this.#tensor('model.embed_tokens.weight')
+    this.routes = []
     const x = ids.map((id) => embedding.slice(id * d, (id + 1) * d))
     for (let layer = 0; layer < num_hidden_layers; layer++) {
       this.#attention(layer, x, scaled)
@@ -190,7 +202,7 @@ export class Forward64 {
     const norm = this.#tensor(`${prefix}post_attention_layernorm.weight`)
     for (let p = 0; p < x.length; p++) {
       const n = this.#rmsNorm(x[p]!, norm)
-      const out = this.#isSparse(layer) ? this.#experts(`${prefix}mlp.`, n) : this.#mlp(`${prefix}mlp.`, n)
+      const out = this.#isSparse(layer) ? this.#experts(layer, p, n) : this.#mlp(`${prefix}mlp.`, n)
       x[p] = x[p]!.map((value, i) => value + out[i]!)
     }
   }
@@ -206,14 +218,17 @@ export class Forward64 {
     return product(this.#tensor(`${prefix}down_proj.weight`), gated)
   }
 
-  #experts(prefix: string, x: Float64Array): Float64Array {
+  #experts(layer: number, position: number, x: Float64Array): Float64Array {
+    const prefix = `model.layers.${layer}.mlp.`
     const { num_experts_per_tok = 1, norm_topk_prob = false } = this.config
     const p = softmax(product(this.#tensor(`${prefix}gate.weight`), x))
     const order = Array.from(p.keys()).sort((a, b) => p[b]! - p[a]! || a - b)
     const chosen = order.slice(0, num_experts_per_tok)
     const next = order[num_experts_per_tok]
+    const experts = [...chosen].sort((a, b) => a - b)
+    const last = p[chosen.at(-1)!]!
+    this.routes.push({ layer, position, experts, margin: next === undefined ? Infinity : Math.log(last / p[next]!) })
     if (next !== undefined) {
-      const last = p[chosen.at(-1)!]!
       this.routerMargin = Math.min(this.routerMargin, (last - p[next]!) / last)
     }
     const total = norm_topk_prob ? chosen.reduce((sum, e) => sum + p[e]!, 0) : 1

@@ -1,0 +1,122 @@
+// Cases of the mixture of experts at the shape of the 30B-A3B: one layer, routing by a random router.
+
+#include <algorithm>
+
+#include "bench.h"
+#include "cuda/kernels.h"
+
+namespace qwen3::gpu_bench {
+namespace {
+
+using namespace qwen3::cuda;
+
+size_t bytes_of(std::initializer_list<int64_t> factors) {
+  int64_t n = 1;
+  for (const int64_t f : factors) n *= f;
+  return static_cast<size_t>(n);
+}
+
+class MoeBench {
+ public:
+  MoeBench(Bench& bench, const MoeShape& shape) : b_(bench), s_(shape), assigned_(int64_t{s_.n_rows} * s_.top_k) {
+    const size_t gate_up = bytes_of({2, s_.ffn, s_.hidden, 2}), down = bytes_of({s_.hidden, s_.ffn, 2});
+    weights_ = b_.random_buffer((gate_up + down) * static_cast<size_t>(s_.n_experts));
+    std::vector<const Bf16*> at;
+    for (int e = 0; e < s_.n_experts; ++e) at.push_back(weights_.as<Bf16>() + static_cast<size_t>(e) * gate_up / 2);
+    for (int e = 0; e < s_.n_experts; ++e) {
+      at.push_back(weights_.as<Bf16>() + static_cast<size_t>(s_.n_experts) * gate_up / 2 +
+                   static_cast<size_t>(e) * down / 2);
+    }
+    pointers_ = DeviceBuffer(at.size() * sizeof at[0]);
+    copy_to_device(b_.stream, pointers_.as<void>(), at.data(), at.size() * sizeof at[0]);
+    router_ = b_.random_buffer(bytes_of({s_.n_experts, s_.hidden, 2}));
+    ids_ = DeviceBuffer(bytes_of({assigned_, 4})), shares_ = DeviceBuffer(bytes_of({assigned_, 4}));
+    order_ = DeviceBuffer(bytes_of({assigned_, 4})), offsets_ = DeviceBuffer(bytes_of({s_.n_experts + 1, 4}));
+    load_ = DeviceBuffer(bytes_of({s_.n_experts, 4}));
+    gated_ = DeviceBuffer(bytes_of({assigned_, s_.ffn, 2}));
+    products_ = DeviceBuffer(bytes_of({assigned_, s_.hidden, 4}));
+    out_ = DeviceBuffer(bytes_of({s_.n_rows, s_.hidden, 4}));
+    fill_bytes(b_.stream, load_.as<void>(), 0, load_.bytes());
+    fill_bytes(b_.stream, out_.as<void>(), 0, out_.bytes());
+    synchronize(b_.stream);
+  }
+
+  // Router and permutation alone, the experts' products alone, everything.
+  void run(const std::string& name, const std::string& part, bool few_rows) {
+    route(0), sort();  // the products alone need an order
+    const double used = mean_used_experts();
+    const double expert = double(weights_.bytes()) / s_.n_experts;
+    const double products = 6.0 * double(assigned_) * s_.ffn * s_.hidden;
+    const double rows = double(bytes_of({s_.n_rows, s_.hidden}));
+    Measured m;
+    if (part == "route") {
+      m.bytes = 2 * rows + double(router_.bytes()) + 16.0 * double(assigned_);
+      m.flops = 2.0 * rows * s_.n_experts;
+      m.seconds = b_.time(2 * rows, [&](int i) { route(i), sort(); });
+    } else if (part == "experts") {
+      m.bytes = used * expert + rows * 2 + 4.0 * double(assigned_) * s_.hidden;
+      m.flops = products;
+      m.seconds = b_.time(few_rows ? used * expert : 0, [&](int i) { experts(i, few_rows); });
+    } else {
+      m.bytes = used * expert + double(router_.bytes()) + rows * 10;
+      m.flops = products + 2.0 * rows * s_.n_experts;
+      m.seconds = b_.time(few_rows ? used * expert : 0, [&](int i) {
+        route(i), sort(), experts(i, few_rows);
+        moe_combine(b_.stream, products_.as<float>(), shares_.as<float>(), s_, out_.as<float>());
+      });
+    }
+    b_.report(name, m, ", \"rows\": " + std::to_string(s_.n_rows) + ", \"experts_used\": " + std::to_string(used));
+  }
+
+ private:
+  const Bf16* x(int i) const { return b_.random(i, bytes_of({s_.n_rows, s_.hidden, 2})); }
+  void route(int i) const {
+    moe_route(b_.stream, x(i), router_.as<Bf16>(), s_, ids_.as<int32_t>(), shares_.as<float>());
+  }
+  void sort() const {
+    moe_sort(b_.stream, ids_.as<int32_t>(), s_, order_.as<int32_t>(), offsets_.as<int32_t>(), load_.as<int32_t>());
+  }
+  void experts(int i, bool few_rows) const {
+    moe_experts(b_.stream,
+                {x(i), pointers_.as<const Bf16*>(), pointers_.as<const Bf16*>() + s_.n_experts, order_.as<int32_t>(),
+                 offsets_.as<int32_t>(), gated_.as<Bf16>(), products_.as<float>()},
+                s_, few_rows);
+  }
+  // The part "experts" uses one routing for all calls; 8 routings tell what a step reads.
+  double mean_used_experts() const {
+    std::vector<int32_t> offsets(static_cast<size_t>(s_.n_experts) + 1);
+    int64_t used = 0;
+    constexpr int kRoutings = 8;
+    for (int i = kRoutings - 1; i >= 0; --i) {
+      route(i), sort();
+      copy_to_host(b_.stream, offsets.data(), offsets_.as<void>(), offsets.size() * 4);
+      synchronize(b_.stream);
+      for (size_t e = 0; e + 1 < offsets.size(); ++e) used += offsets[e + 1] > offsets[e] ? 1 : 0;
+    }
+    return double(used) / kRoutings;
+  }
+
+  Bench& b_;
+  MoeShape s_;
+  int64_t assigned_;
+  DeviceBuffer weights_, pointers_, router_, ids_, shares_, order_, offsets_, load_, gated_, products_, out_;
+};
+
+}  // namespace
+
+std::vector<Case> moe_cases(bool tiny) {
+  std::vector<Case> cases;
+  for (const int rows : tiny ? std::vector<int>{2, 70} : std::vector<int>{1, 8, 32, 4096, 16384}) {
+    const bool few_rows = rows <= 64;
+    const MoeShape shape = tiny ? MoeShape{rows, 64, 32, 16, 4, true} : MoeShape{rows, 2048, 768, 128, 8, true};
+    for (const char* part : {"route", "experts", "block"}) {
+      // The experts of one routing fit the L2 when there are few: only the block, which routes anew, is cold.
+      if (few_rows && std::string(part) == "experts") continue;
+      const std::string name = std::string("moe/") + part + "/" + std::to_string(rows);
+      cases.push_back({name, [=](Bench& b) { MoeBench(b, shape).run(name, part, few_rows); }});
+    }
+  }
+  return cases;
+}
+
+}  // namespace qwen3::gpu_bench

@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+"""gpu_bench and its peers side by side in one run: PyTorch's SDPA (flash and cuDNN), cuBLAS through torch, a loop of it over the
+experts, transformers' own Qwen3 (eager, and compiled with a static cache), at the same shapes and alternating with ours.
+
+    python3 bench/peers/torch_gpu.py --bench build-gpu/gpu_bench --out gpu_bench.json [--seconds 240]
+
+Writes one JSON file {"device", "versions", "records", "bars"} after every case, so that a run that is cut short leaves what it
+has, and prints the bars. Cases that bars need come first. Without torch the peers' records say so and ours are measured all
+the same. --dry stands constant times in the peers' places (for the test of this script).
+"""
+
+import argparse
+import datetime
+import gc
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+
+from gpu_bars import bars, table
+
+# What the bars need comes first; within a kind as gpu_bench lists them.
+ORDER = [
+    "limit/", "attention_prefill/", "attention_decode/", "gemm/8b", "gemm/32b", "gemm/4b", "moe/", "stream/8b", "sample/",
+    "model/0.6b/decode/1x", "model/8b/decode/", "model/8b/prefill/8192", "model/30b-a3b/decode/1x", "stream/", "model/0.6b",
+    "model/8b", "model/4b", "model/32b", "model/30b-a3b",
+]  # fmt: skip
+
+
+class GpuBench:
+    """gpu_bench --serve: one case at a time. A case that does not answer in time costs the process, not the run."""
+
+    def __init__(self, program, tiny, seconds_per_case):
+        self._command = [program] + (["--tiny"] if tiny else [])
+        self._limit = seconds_per_case
+        self.cases = subprocess.run(
+            self._command + ["--list"], check=True, capture_output=True, text=True
+        ).stdout.split()
+        self.device = None
+        self._start()
+
+    def _start(self):
+        self._process = subprocess.Popen(self._command + ["--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._rest = b""
+        header = self._line(60)
+        if header is None:
+            raise SystemExit("gpu_bench did not start: see its message above")
+        self.device = json.loads(header)
+
+    def _line(self, seconds):
+        until = time.monotonic() + seconds
+        while b"\n" not in self._rest:
+            left = until - time.monotonic()
+            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
+                return None
+            piece = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not piece:
+                return None
+            self._rest += piece
+        line, self._rest = self._rest.split(b"\n", 1)
+        return line.decode()
+
+    def run(self, case):
+        try:
+            self._process.stdin.write(f"{case}\n".encode())
+            self._process.stdin.flush()
+            line = self._line(self._limit)
+        except BrokenPipeError:
+            line = None
+        if line is not None:
+            return json.loads(line)
+        self._process.kill()
+        status = self._process.wait()
+        self._start()
+        # A new process knows no limits yet.
+        for limit in ("limit/copy", "limit/matrix"):
+            if not case.startswith("limit/"):
+                self.run(limit)
+        return {"case": case, "side": "ours", "skipped": f"gpu_bench ended ({status}) or took more than {self._limit} s"}
+
+    def close(self):
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+class DryPeers:
+    """Stands in for torch: every peer takes 1 ms."""
+
+    versions = {"dry": True}
+
+    def release(self):
+        pass
+
+    def of(self, record):
+        sides = {
+            "attention_prefill": ["sdpa_flash", "sdpa_cudnn"], "attention_decode": ["sdpa_flash"], "gemm": ["cublas"],
+            "stream": ["cublas"], "moe": ["cublas_loop"], "model": ["transformers_eager", "transformers_static"],
+        }  # fmt: skip
+        return [(side, lambda: 1e-3) for side in sides.get(record["case"].split("/")[0], [])]
+
+
+class NoPeers:
+    def __init__(self, why):
+        self.versions = {"torch": None, "reason": why}
+
+    def release(self):
+        pass
+
+    def of(self, record):
+        return []
+
+
+def make_peers(dry):
+    if dry:
+        return DryPeers()
+    try:
+        from torch_peers import Peers
+
+        return Peers()
+    except ImportError as error:
+        print(f"the peers are skipped: {error}", file=sys.stderr)
+        return NoPeers(str(error))
+
+
+def measure_peer(side, measure, record):
+    answer = {"case": record["case"], "side": side, "bytes": record.get("bytes", 0), "flops": record.get("flops", 0)}
+    try:
+        seconds = measure()
+        answer.update(us=seconds * 1e6, gb_s=answer["bytes"] / seconds / 1e9, tflop_s=answer["flops"] / seconds / 1e12)
+    except Exception as error:  # a peer that cannot run is a line of the result, not its end
+        first = (str(error).splitlines() or [""])[0][:300]
+        answer["skipped"] = f"{type(error).__name__}: {first}"
+    return answer
+
+
+def write(path, result):
+    with open(path + ".part", "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1)
+    os.replace(path + ".part", path)
+
+
+def in_order(cases):
+    def rank(case):
+        return next((i for i, prefix in enumerate(ORDER) if case.startswith(prefix)), len(ORDER))
+
+    return sorted(cases, key=rank)
+
+
+def run_case(bench, peers, case, rounds, until):
+    """Ours, each peer, ours again, ...: clocks and heat drift over a run, and both sides must see the same."""
+    records = []
+    for n in range(rounds):
+        ours = bench.run(case)
+        records.append(ours)
+        # After a model the peer's needs the memory.
+        sides = peers.of(ours) if "us" in ours else []
+        if case.startswith("model/") and sides:
+            bench.run("unload")
+        failed = {r["side"] for r in records if "skipped" in r}
+        for side, measure in sides:
+            if side not in failed and time.monotonic() < until:
+                records.append(measure_peer(side, measure, ours))
+        if not sides or time.monotonic() > until:
+            break
+        if case.startswith("model/"):
+            break  # one round: models take seconds to load
+    if "30b" in case:
+        peers.release()  # ours needs the room again
+    gc.collect()
+    return records
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bench", required=True, help="the gpu_bench program")
+    parser.add_argument("--out", default="gpu_bench.json")
+    parser.add_argument("--seconds", type=float, default=240, help="no case begins later (default 240)")
+    parser.add_argument("--case-seconds", type=float, default=120, help="longest wait for one of our cases")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", default="", help="cases whose names begin so, and the limits")
+    parser.add_argument("--tiny", action="store_true", help="gpu_bench's tiny shapes")
+    parser.add_argument("--dry", action="store_true", help="constant times instead of torch")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    begin = time.monotonic()
+    until = begin + options.seconds
+    bench = GpuBench(options.bench, options.tiny, options.case_seconds)
+    peers = make_peers(options.dry)
+    result = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "device": bench.device, "versions": peers.versions, "records": [], "bars": [],
+    }  # fmt: skip
+    chosen = [c for c in bench.cases if c.startswith("limit/") or c.startswith(options.only)]
+    model = None
+    for case in in_order(c for c in chosen if c != "unload"):
+        if case.startswith("model/") and case.split("/")[1] != model:
+            model = case.split("/")[1]
+            peers.release()
+        if time.monotonic() > until:
+            records = [{"case": case, "side": "ours", "skipped": "no time was left"}]
+        else:
+            records = run_case(bench, peers, case, options.rounds, until)
+        for record in records:
+            text = record.get("skipped") or f"{record['us']:.1f} us"
+            print(f"{time.monotonic() - begin:6.0f} s  {record['side']:20} {record['case']:40} {text}", flush=True)
+        result["records"] += records
+        result["bars"] = bars(result["records"])
+        write(options.out, result)
+    bench.close()
+    print(table(result["bars"]))
+    measured = sum("us" in record for record in result["records"])
+    print(f"{measured} measurements in {time.monotonic() - begin:.0f} s: {options.out}")
+    return 0 if measured else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
