@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <string>
 
@@ -82,14 +83,22 @@ void Sampler::find_block_maxima(const float* logits) {
 }
 
 // A bounded heap with the worst kept candidate on top. Ids ascend, so a later tie never displaces an earlier one.
+// The n-th largest block maximum is reached by n logits at least: what lies below it is left out from the start.
 void Sampler::find_top(const float* logits, int32_t n) {
   top_.clear();
+  int32_t least = INT32_MIN;
+  if (n <= static_cast<int32_t>(block_max_.size())) {
+    ranked_maxima_ = block_max_;
+    std::nth_element(ranked_maxima_.begin(), ranked_maxima_.begin() + (n - 1), ranked_maxima_.end(), std::greater<>());
+    least = ranked_maxima_[static_cast<size_t>(n - 1)];
+  }
   for (int32_t b = 0; b < static_cast<int32_t>(block_max_.size()); ++b) {
     const bool full = static_cast<int32_t>(top_.size()) == n;
-    if (full && block_max_[b] <= top_.front().first) continue;
+    if (block_max_[b] < least || (full && block_max_[b] <= top_.front().first)) continue;
     const int32_t end = std::min(vocab_, (b + 1) * kBlock);
     for (int32_t i = b * kBlock; i < end; ++i) {
       const int32_t key = order_key(logits[i]);
+      if (key < least) continue;
       if (static_cast<int32_t>(top_.size()) < n) {
         top_.emplace_back(key, i);
         std::push_heap(top_.begin(), top_.end(), better);

@@ -64,6 +64,7 @@ class Sampler {
 
   int32_t vocab_;
   std::vector<int32_t> block_max_;                // [ceil(vocab / 64)] keys
+  std::vector<int32_t> ranked_maxima_;            // the same, partly sorted
   std::vector<std::pair<int32_t, int32_t>> top_;  // (key, id)
   std::vector<Candidate> candidates_;             // ids ascending
   std::vector<Candidate> sorted_;
