@@ -58,7 +58,7 @@ if(QWEN3_CUDA)
 
   # The kernels' tests for a GPU (not part of ctest: it needs one).
   add_executable(gpu_check EXCLUDE_FROM_ALL test/native/gpu_check.cc native/cuda/schedule.cc ${QWEN3_CUDA_OBJECTS})
-  foreach(part ops attention moe sampling backend)
+  foreach(part ops attention moe sampling backend model)
     add_library(gpu_check_${part} OBJECT EXCLUDE_FROM_ALL test/native/cuda_${part}_test.cc)
     target_include_directories(gpu_check_${part} PRIVATE native)
     target_include_directories(gpu_check_${part} SYSTEM PRIVATE ${QWEN3_CUDA_ROOT}/include)
@@ -113,7 +113,7 @@ if(QWEN3_CUDA_TESTS)
   foreach(source ${QWEN3_CUDA_TEST_SOURCES})
     get_filename_component(name ${source} NAME_WE)
     add_executable(${name} ${source})
-    if(name STREQUAL "cuda_backend_test")  # goes through the library's door, as the addon does
+    if(name MATCHES "^cuda_(backend|model)_test$")  # through the library's door, as the addon goes
       target_link_libraries(${name} PRIVATE qwen3_engine)
       add_dependencies(${name} qwen3_cuda_emulated_library)
     else()

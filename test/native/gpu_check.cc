@@ -1,9 +1,11 @@
 // gpu_check: the tests of the CUDA kernels on a GPU, without Node. Every operation on random shapes with poisoned
-// outputs against float64, then whole tiny models through libqwen3_cuda.so against the scalar reference. The sources
-// are those of the emulation's tests; each one's main() is renamed by the build.
+// outputs against float64, then whole models through libqwen3_cuda.so: tiny ones against the scalar reference, a random
+// 0.6B and a mixture of experts against the CPU backend. The sources are those of the emulation's tests; each one's
+// main() is renamed by the build. --small: once each and tiny models only, for compute-sanitizer.
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "cuda/client/cuda_backend.h"
 
@@ -12,8 +14,12 @@ int cuda_attention_main(int argc, char** argv);
 int cuda_moe_main(int argc, char** argv);
 int cuda_sampling_main(int argc, char** argv);
 int cuda_backend_main(int argc, char** argv);
+int cuda_model_main(int argc, char** argv);
 
 int main(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--small") == 0) setenv("QWEN3_GPU_SMALL", "1", 1);
+  }
   setenv("CUDA_LAUNCH_BLOCKING", "1", 0);  // tests read results right after a launch
   setenv("QWEN3_CUDA_LIBRARY", QWEN3_CUDA_LIBRARY_FILE, 0);
   const qwen3::CudaReport report = qwen3::cuda_report();
@@ -26,11 +32,9 @@ int main(int argc, char** argv) {
   const struct {
     const char* name;
     int (*run)(int, char**);
-  } parts[] = {{"linear, norms, embed", cuda_ops_main},
-               {"attention", cuda_attention_main},
-               {"mixture of experts", cuda_moe_main},
-               {"sampling", cuda_sampling_main},
-               {"whole models", cuda_backend_main}};
+  } parts[] = {{"linear, norms, embed", cuda_ops_main}, {"attention", cuda_attention_main},
+               {"mixture of experts", cuda_moe_main},   {"sampling", cuda_sampling_main},
+               {"whole models", cuda_backend_main},     {"whole models against the CPU", cuda_model_main}};
   int failed = 0;
   for (const auto& part : parts) {
     std::printf("== %s\n", part.name);

@@ -1,0 +1,143 @@
+// Whole models of random weights against the CPU backend, both through ops/backend.h: one prompt prefilled, then
+// decoded teacher-forced. On the emulation tiny models; in gpu_check the 0.6B and layers of the 30B-A3B's kind. Logits
+// of every row, the first token wherever the CPU's two largest logits are apart, and the experts that each decode step
+// chose.
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "cuda/client/cuda_backend.h"
+#include "testing.h"
+
+using namespace qwen3;
+using namespace qwen3::testing;
+
+namespace {
+
+// Two bf16 paths: each within 1e-2 of float64 (docs/numerics.md).
+constexpr double kRowBound = 3e-2;
+// Six deviations of the difference of two logits, in units of the row's root mean square.
+constexpr double kMargin = 6 * 1.4142136 * 1.4142136 * 1e-2;
+
+struct Side {
+  std::unique_ptr<Backend> backend;
+  std::shared_ptr<const Model> model;
+  std::shared_ptr<const Program> program;
+  std::unique_ptr<KvCache> cache;
+  std::unique_ptr<Executable> executable;
+  Side(const ModelConfig& config, std::unique_ptr<Backend> b, int64_t n_blocks) : backend(std::move(b)) {
+    model = make_tiny_model(config, 11, *backend, WeightFormat::kBF16);
+    program = model->program(std::nullopt);
+    cache = backend->create_kv_cache(*program, DType::kBF16, n_blocks);
+    for (int32_t i = 0; i < n_blocks; ++i) cache->poison_block(i);
+    executable = backend->compile(program, model->weights(), 128, 1024);
+  }
+  std::vector<float> run(const std::vector<int32_t>& tokens, int32_t position) {
+    return run_sequence(*executable, *program, *cache, tokens, position);
+  }
+};
+
+struct Tally {
+  int rows = 0, near = 0, decided = 0, steps = 0, same_experts = 0;
+};
+
+void compare_rows(const std::vector<float>& got, const std::vector<float>& want, size_t vocab, bool sparse,
+                  Tally& tally) {
+  for (size_t begin = 0; begin < want.size(); begin += vocab) {
+    const float *ours = got.data() + begin, *theirs = want.data() + begin;
+    ++tally.rows;
+    const double error = relative_error(ours, theirs, vocab);
+    // An expert next to a tie may fall otherwise, and the row moves with it; never to something that is no number.
+    CHECK_MSG(error < (sparse ? 1.5 : kRowBound), "row " + std::to_string(tally.rows) + ": " + std::to_string(error));
+    if (!(error < kRowBound)) continue;
+    ++tally.near;
+    const auto best = static_cast<size_t>(std::max_element(theirs, theirs + vocab) - theirs);
+    float second = -INFINITY;
+    double squares = 0;
+    for (size_t i = 0; i < vocab; ++i) {
+      if (i != best) second = std::max(second, theirs[i]);
+      squares += static_cast<double>(theirs[i]) * theirs[i];
+    }
+    if (theirs[best] - second <= kMargin * std::sqrt(squares / static_cast<double>(vocab))) continue;
+    ++tally.decided;
+    CHECK_MSG(static_cast<size_t>(std::max_element(ours, ours + vocab) - ours) == best, "the first token differs");
+  }
+}
+
+void test_model(const char* name, const ModelConfig& config, int prompt_tokens, int steps) {
+  const int64_t n_blocks = (prompt_tokens + steps) / kBlockSize + 1;
+  Side cpu(config, create_cpu_backend(0, "auto"), n_blocks), cuda(config, create_cuda_backend("cuda"), n_blocks);
+  const bool sparse = config.n_experts > 0;
+  const auto vocab = static_cast<size_t>(config.vocab);
+  const auto text = Random(seed(), 5).tokens(prompt_tokens + steps, static_cast<int32_t>(config.vocab));
+  const std::vector<int32_t> prompt(text.begin(), text.begin() + prompt_tokens);
+  Tally tally;
+  compare_rows(cuda.run(prompt, 0), cpu.run(prompt, 0), vocab, sparse, tally);
+  ExpertCounts ours = cuda.executable->expert_counts(), theirs = cpu.executable->expert_counts();
+  for (int i = 0; i < steps; ++i) {
+    const std::vector<int32_t> token{text[static_cast<size_t>(prompt_tokens + i)]};
+    compare_rows(cuda.run(token, prompt_tokens + i), cpu.run(token, prompt_tokens + i), vocab, sparse, tally);
+    if (!sparse) continue;
+    // What the step added to the counts is what its one row chose, layer by layer.
+    const ExpertCounts ours_now = cuda.executable->expert_counts(), theirs_now = cpu.executable->expert_counts();
+    for (int32_t layer = 0; layer < config.n_layers; ++layer) {
+      bool same = true;
+      for (int32_t e = 0; e < config.n_experts; ++e) {
+        const auto at = static_cast<size_t>(layer * config.n_experts + e);
+        same = same && ours_now[at] - ours[at] == theirs_now[at] - theirs[at];
+      }
+      ++tally.steps;
+      tally.same_experts += same ? 1 : 0;
+    }
+    ours = ours_now, theirs = theirs_now;
+  }
+  std::printf("%s: %d of %d rows within %.0e, first token compared in %d, experts equal in %d of %d layers of steps\n",
+              name, tally.near, tally.rows, kRowBound, tally.decided, tally.same_experts, tally.steps);
+  // Random routers are next to a tie now and then; the exact comparison, margin by margin, is cuda-forced.test.ts.
+  CHECK_MSG(tally.near * 5 >= tally.rows * 3, name);
+  CHECK_MSG(tally.decided * 5 >= tally.rows, name);
+  CHECK_MSG(tally.same_experts * 4 >= tally.steps * 3, name);
+}
+
+ModelConfig family_config(bool sparse) {
+  ModelConfig c;
+  c.n_layers = sparse ? 4 : 28, c.hidden = sparse ? 2048 : 1024, c.head_dim = 128, c.vocab = 151936;
+  c.n_q_heads = sparse ? 32 : 16, c.n_kv_heads = sparse ? 4 : 8, c.ffn = sparse ? 0 : 3072;
+  c.rope_theta = 1e6, c.tied_embeddings = true, c.native_window = 32768;
+  c.n_experts = sparse ? 32 : 0, c.top_k_experts = sparse ? 8 : 0, c.moe_ffn = sparse ? 768 : 0;
+  c.moe_layer.assign(static_cast<size_t>(c.n_layers), sparse ? 1 : 0);
+  return c;
+}
+
+ModelConfig tiny(bool sparse) {
+  ModelConfig c = sparse ? tiny_moe_config() : tiny_config();
+  if (sparse) c.n_experts = 16, c.top_k_experts = 4;
+  c.head_dim = 128;
+  return c;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Run run(argc, argv);
+  if (!std::getenv("QWEN3_CUDA_LIBRARY")) {
+    std::fprintf(stderr, "QWEN3_CUDA_LIBRARY must name the library with the emulated device\n");
+    return 1;
+  }
+  const auto report = cuda_report();
+  const bool device = !report.devices.empty() && report.devices[0].name.find("emulated") == std::string::npos;
+  if (device && !std::getenv("QWEN3_GPU_SMALL")) {
+    test_model("random 0.6B", family_config(false), 100, 8);
+    test_model("random experts", family_config(true), 100, 8);
+  } else if (device) {
+    test_model("random", tiny(false), 70, 3);
+    test_model("random experts", tiny(true), 70, 3);
+  } else {
+    for (const char* compute : {"80", "90"}) {
+      setenv("QWEN3_EMULATED_COMPUTE", compute, 1);
+      test_model("random, emulated", tiny(false), 20, 4);
+      test_model("random experts, emulated", tiny(true), 20, 4);
+    }
+  }
+  return run.finish();
+}
