@@ -1,6 +1,6 @@
 // Plants one fault at a time in a CUDA kernel and expects its emulation test to fail: a test of the tests. Run by
 // `npm run test:cuda` on its build folder. Each fault is a textual change of one line that must be there exactly once.
-import { spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -124,63 +124,94 @@ const faults = [
     '',
     'cuda_sampling_test',
   ],
+  [
+    'a mask undone by an adjustment',
+    'sampling',
+    'sampling.cu',
+    /block_sync\(\); {2}\/\/ an adjustment by another thread.*/,
+    '',
+    'cuda_sampling_test',
+  ],
+  [
+    'two splits write one partial result',
+    'attention_decode',
+    'attention_decode.cu',
+    'static_cast<int64_t>(tile.partial)',
+    'static_cast<int64_t>(tile.partial / 2)',
+    'cuda_attention_test',
+  ],
+  [
+    'two consumers write the same rows',
+    'linear_hopper',
+    'linear_hopper.cu',
+    'row * kM + consumer * 64 + warp * 16',
+    'row * kM + consumer * 48 + warp * 16',
+    'cuda_ops_test',
+  ],
 ]
 
-/** Returns [caught, missed]. */
-export function plantFaults(build) {
+/** Resolves to [caught, missed]. */
+export async function plantFaults(build) {
   const folder = mkdtempSync(join(tmpdir(), 'qwen3-cuda-faults-'))
-  mkdirSync(join(folder, 'cuda'))
-  let caught = 0
-  let missed = 0
-  for (const [name, kernel, file, from, to, test] of faults) {
-    const original = readFileSync(join(root, 'native/cuda', file), 'utf8')
-    const found = original.match(
-      typeof from === 'string' ? new RegExp(escapePattern(from), 'g') : new RegExp(from.source, 'g'),
-    )
-    const planted = join(folder, 'cuda', file)
-    writeFileSync(planted, original.replace(from, to))
-    const why = found?.length !== 1 ? 'the line to change is not there once' : survives(folder, build, kernel, test)
-    rmSync(planted)
-    if (why) missed++
-    else caught++
-    console.log(`${why ? 'MISSED' : 'caught'}: ${name} (${kernel}.cu)${why ? `: ${why}` : ''}`)
+  const counts = [0, 0]
+  const waiting = [...faults.entries()]
+  // Two at a time: compiling and running one fault is single threaded.
+  const work = async () => {
+    for (let next = waiting.shift(); next; next = waiting.shift()) {
+      const [number, [name, kernel, ...fault]] = next
+      const why = await survives(join(folder, String(number)), build, kernel, ...fault)
+      counts[why ? 1 : 0]++
+      console.log(`${why ? 'MISSED' : 'caught'}: ${name} (${kernel}.cu)${why ? `: ${why}` : ''}`)
+    }
   }
+  await Promise.all([work(), work()])
   rmSync(folder, { recursive: true, force: true })
-  return [caught, missed]
+  return counts
 }
 
 /** Why a fault was not caught; empty: it was. */
-function survives(folder, build, kernel, test) {
+async function survives(folder, build, kernel, file, from, to, test) {
+  mkdirSync(join(folder, 'cuda'), { recursive: true })
+  const original = readFileSync(join(root, 'native/cuda', file), 'utf8')
+  const pattern = typeof from === 'string' ? escapePattern(from) : from.source
+  if (original.match(new RegExp(pattern, 'g'))?.length !== 1) return 'the line to change is not there once'
+  writeFileSync(join(folder, 'cuda', file), original.replace(from, to))
   const program = join(folder, 'program')
-  const compiled = spawnSync(
-    process.env.CXX ?? 'c++',
-    [
-      ...[
-        '-std=c++20',
-        '-O1',
-        '-g1',
-        '-w',
-        '-ffp-contract=off',
-        '-fno-math-errno',
-        `-I${folder}`,
-        `-I${join(root, 'native')}`,
-      ],
-      ...['-x', 'c++', '-include', `cuda/${kernel}.cu`, '/dev/null', '-x', 'none'],
-      join(build, `CMakeFiles/${test}.dir/test/native/${test}.cc.o`),
-      ...[
-        join(build, 'libqwen3_cuda_emulated.a'),
-        join(build, 'libqwen3_engine.a'),
-        '-lpthread',
-        '-ldl',
-        '-o',
-        program,
-      ],
-    ],
-    { encoding: 'utf8' },
-  )
-  if (compiled.status !== 0) return `does not compile: ${compiled.stderr.slice(0, 500)}`
-  const ran = spawnSync(program, ['--seed', '1'], { encoding: 'utf8', timeout: 120_000, maxBuffer: 1 << 28 })
-  return ran.status === 1 ? '' : `the test ended with ${ran.signal ?? ran.status}`
+  const flags = ['-std=c++20', '-O1', '-g1', '-w', '-ffp-contract=off', '-fno-math-errno']
+  const includes = [`-I${folder}`, `-I${join(root, 'native')}`]
+  const source = ['-x', 'c++', '-include', `cuda/${kernel}.cu`, '/dev/null', '-x', 'none']
+  const objects = [
+    join(build, `CMakeFiles/${test}.dir/test/native/${test}.cc.o`),
+    join(build, 'libqwen3_cuda_emulated.a'),
+    join(build, 'libqwen3_engine.a'),
+  ]
+  const compiler = process.env.CXX ?? 'c++'
+  const compiled = await start(compiler, [
+    ...flags,
+    ...includes,
+    ...source,
+    ...objects,
+    '-lpthread',
+    '-ldl',
+    '-o',
+    program,
+  ])
+  if (compiled.status !== 0) return `does not compile: ${compiled.errors.slice(0, 500)}`
+  const ran = await start(program, ['--seed', '1'], 120_000)
+  return ran.status === 1 ? '' : `the test ended with ${ran.status}`
+}
+
+/** Runs a program to its end; status: its exit status or the signal that ended it. */
+function start(command, args, timeout) {
+  const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'], timeout })
+  let errors = ''
+  child.stderr.setEncoding('utf8').on('data', (text) => {
+    errors += text.slice(0, 10_000 - errors.length)
+  })
+  return new Promise((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', (code, signal) => resolve({ status: signal ?? code, errors }))
+  })
 }
 
 function escapePattern(text) {

@@ -41,7 +41,7 @@ else {
   failed += Number(summary[1])
 }
 // Planted faults must be found by the tests that just passed.
-const [caught, missed] = failed === 0 ? plantFaults(folder) : [0, 0]
+const [caught, missed] = failed === 0 ? await plantFaults(folder) : [0, 0]
 passed += caught
 failed += missed
 // Models through the addon, on the emulated device; and what runs on the day of a GPU.
