@@ -334,6 +334,51 @@ void test_blocks() {
   schedule.resident = 1;
 }
 
+// Programmatic dependent launch: what may be touched before the wait.
+enum class Early { kNone, kRead, kWrite, kNoWait, kOthersWait };
+QWEN3_KERNEL(64) bad_successor(Early what, const float* weights, const float* produced, float* out) {
+  const int thread = thread_index().x;
+  float value = load(weights + thread);  // no kernel writes them
+  if (what == Early::kRead) value += load(produced + thread);
+  if (what == Early::kWrite) store(out + thread, value);
+  if (what == Early::kNoWait) return;
+  if (thread < 32) grid_dependency_wait();
+  if (what != Early::kOthersWait) block_sync();  // one thread's wait is enough for whoever hears of it
+  store(out + thread, value + load(produced + thread));
+}
+QWEN3_KERNEL(64) producer(float* produced) {
+  grid_dependency_wait();
+  store(produced + thread_index().x, 1.0f);
+}
+
+void test_dependent_launch() {
+  DeviceArray<float> weights(64), produced(64), out(64);
+  for (float& w : weights) w = 2;
+  const auto run_both = [&](const char* name, Early what) {
+    emulate::run_grid("producer", {}, {64, 1, 1}, 0, [&] { producer(produced.data()); });
+    emulate::run_grid(
+        "between", {}, {64, 1, 1}, 0, [&] { producer(out.data()); }, true);
+    emulate::run_grid(
+        name, {}, {64, 1, 1}, 0, [&] { bad_successor(what, weights.data(), produced.data(), out.data()); }, true);
+  };
+  for (const Early what : {Early::kRead, Early::kWrite, Early::kOthersWait}) {
+    expect("bad_successor", {Fault::kDependency}, [&] { run_both("bad_successor", what); });
+  }
+  on_every_schedule([&] {
+    run_both("good_successor", Early::kNone);
+    for (const float value : out) CHECK(value == 3);
+  });
+  // Nobody waits: the message has no line.
+  auto& schedule = emulate::Session::current().schedule;
+  schedule.completion = emulate::Completion::kEarly;
+  try {
+    run_both("nobody_waits", Early::kNoWait);
+    CHECK(false);
+  } catch (const emulate::EmulationError& error) {
+    CHECK_MSG(error.fault() == Fault::kDependency, error.what());
+  }
+}
+
 void test_memory() {
   DeviceArray<float> p(32);
   const std::pair<Memory, Fault> cases[] = {{Memory::kGlobalBounds, Fault::kGlobalBounds},
@@ -455,6 +500,7 @@ int main(int argc, char** argv) {
   Run run(argc, argv);
   test_memory();
   test_blocks();
+  test_dependent_launch();
   test_barriers();
   test_copies();
   test_rings();

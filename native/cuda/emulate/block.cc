@@ -26,6 +26,8 @@ const char* fault_name(Fault fault) {
       return "race";
     case Fault::kGlobalRace:
       return "race in global memory";
+    case Fault::kDependency:
+      return "access before grid_dependency_wait";
     case Fault::kProxyFence:
       return "missing fence.proxy.async";
     case Fault::kRegistersInUse:

@@ -83,6 +83,7 @@ class Block {
     Index3 block, grid, threads;
     uint32_t shared_bytes = 0;
     Schedule schedule;
+    bool overlaps_previous = false;  // may begin before earlier kernels have ended
   };
   Block(const Config& config, Grid& grid, SharedShadow& shadow, FiberStacks& stacks, Counters& counters,
         WarpGrouper& grouper);
@@ -124,6 +125,8 @@ class Block {
   // A relaxed load of a word that others write atomically: a polling thread gives way first.
   void global_poll(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where);
   void device_fence();
+  // griddepcontrol.wait: earlier kernels have ended and their writes are visible.
+  void dependency_wait();
   // Of copies, which are checked as a whole: as: the copy's own agent and time.
   void check_global_race(const void* pointer, size_t bytes, const SharedShadow::Access& as, bool write, bool atomic,
                          const Where& where);
@@ -186,6 +189,7 @@ class Block {
   static void fiber_main(void* thread);
   int64_t number() const;  // of the block in the grid
   void release_at(uintptr_t address);
+  void check_dependency(uintptr_t address, size_t bytes, bool write, const Where& where);
   void block_self(const char* reason, const Where& where);
   void make_ready(int thread);
   void collective(CollectiveSlot& slot, int first, int size, const char* name, void* argument, Collective execute,
@@ -217,6 +221,7 @@ class Block {
   Fiber scheduler_;
   std::vector<int> ready_;
   size_t live_ = 0;
+  std::vector<std::pair<Agent, uint32_t>> dependency_waits_;  // threads and their times
   bool polling_ = false;
   const std::function<void()>* body_ = nullptr;
   std::exception_ptr error_;

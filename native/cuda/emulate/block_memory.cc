@@ -47,6 +47,7 @@ void Block::check_global(const void* pointer, uint32_t bytes, uint32_t alignment
 void Block::check_global_race(const void* pointer, size_t bytes, const SharedShadow::Access& as, bool write,
                               bool atomic, const Where& where) {
   const auto address = reinterpret_cast<uintptr_t>(pointer);
+  if (config_.overlaps_previous) check_dependency(address, bytes, write, where);
   const Grid::Access access{number(), as.agent, as.time, where.line(), atomic};
   const auto found = write ? grid_.write(address, bytes, access, running_->clock)
                            : grid_.read(address, bytes, access, running_->clock);
@@ -64,6 +65,23 @@ void Block::check_global_race(const void* pointer, size_t bytes, const SharedSha
            " by " + (other.block == number() ? agent_name(other.agent) : "block " + std::to_string(other.block)) +
            " in line " + std::to_string(other.line),
        where);
+}
+
+// Programmatic dependent launch: until somebody whom this thread has heard of since waited for the kernels before, it
+// may read what none of them writes, weights for instance, and write nothing: they may still read it.
+void Block::check_dependency(uintptr_t address, size_t bytes, bool write, const Where& where) {
+  for (const auto& [agent, time] : dependency_waits_) {
+    if (agent == static_cast<Agent>(running_->index) || running_->clock.at(agent) >= time) return;
+  }
+  if (write) fail(Fault::kDependency, "a write", where);
+  if (grid_.written_before(address, bytes)) fail(Fault::kDependency, "a read of what an earlier kernel wrote", where);
+}
+
+void Block::dependency_wait() {
+  Thread& self = *running_;
+  dependency_waits_.emplace_back(static_cast<Agent>(self.index), self.time);
+  self.clock.set(static_cast<Agent>(self.index), ++self.time);
+  grid_.waited = true;
 }
 
 void Block::global_read(const void* pointer, uint32_t bytes, uint32_t alignment, const Where& where) {

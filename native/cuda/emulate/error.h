@@ -18,6 +18,7 @@ enum class Fault : uint8_t {
   kUninitialised,     // a read of shared memory that nobody wrote
   kRace,              // two accesses, one a write, without a happens-before between them
   kGlobalRace,        // the same in global memory, between threads or blocks of one launch
+  kDependency,        // touched before griddepcontrol.wait what a kernel that may still run writes or reads
   kProxyFence,        // the async proxy reads what the generic proxy wrote without fence.proxy.async
   kRegistersInUse,    // wgmma registers touched between issue and wait, or modified without wgmma.fence
   kBarrierCount,      // a barrier whose participants disagree, or with a count that cannot be met

@@ -9,6 +9,11 @@ uint64_t& Grid::generation() {
   return number;
 }
 
+uint64_t& Grid::first_unfinished() {
+  static thread_local uint64_t number = 0;
+  return number;
+}
+
 Grid::Pages& Grid::pages() {
   static thread_local Pages all;
   return all;
@@ -17,11 +22,16 @@ Grid::Pages& Grid::pages() {
 Grid::Page& Grid::fresh_page(uintptr_t number) {
   Pages& all = pages();
   if (all.size() > kMostPages) {
-    std::erase_if(all, [](const auto& entry) { return entry.second.generation != generation(); });
+    std::erase_if(all, [](const auto& entry) { return entry.second.generation < first_unfinished(); });
   }
   Page& page = all[number];
   if (page.generation != generation()) {
+    if (page.written && page.any_written) {
+      std::swap(page.earlier, page.written);
+      page.earlier_generation = page.generation;
+    }
     page.generation = generation();
+    page.any_written = false;
     if (page.written) page.written->fill({});
     if (page.read) page.read->fill({});
   }
@@ -38,6 +48,15 @@ void Grid::for_each_page(uintptr_t address, size_t bytes, Visit visit) {
     visit(fresh_page(at / kCells), at % kCells, at % kCells + (stop - at));
     at = stop;
   }
+}
+
+bool Grid::written_before(uintptr_t address, size_t bytes) {
+  bool found = false;
+  for_each_page(address, bytes, [&](Page& page, uintptr_t first, uintptr_t end) {
+    if (!page.earlier || page.earlier_generation < first_unfinished()) return;
+    for (uintptr_t i = first; i < end; ++i) found = found || (*page.earlier)[i].block != 0;
+  });
+  return found;
 }
 
 bool Grid::ordered(const Cell& cell, const Access& as, const VectorClock& seen) {
@@ -73,6 +92,7 @@ std::optional<Grid::Conflict> Grid::write(uintptr_t address, size_t bytes, const
                   static_cast<uint16_t>(as.line), as.atomic ? 1u : 0u};
   for_each_page(address, bytes, [&](Page& page, uintptr_t first, uintptr_t end) {
     if (!page.written) page.written = std::make_unique<Cells>();
+    page.any_written = true;
     for (uintptr_t i = first; i < end; ++i) {
       Cell& cell = (*page.written)[i];
       if (!found && !ordered(cell, as, seen)) found = {described(cell), true};

@@ -29,7 +29,10 @@ class Grid {
     Access other;
     bool other_wrote = false;
   };
-  Grid() { ++generation(); }
+  explicit Grid(bool overlaps_previous = false) {
+    ++generation();
+    if (!overlaps_previous) first_unfinished() = generation();
+  }
   Grid(const Grid&) = delete;
   Grid& operator=(const Grid&) = delete;
 
@@ -43,6 +46,10 @@ class Grid {
     const auto it = released_.find(address);
     return it == released_.end() ? nullptr : &it->second;
   }
+
+  // Whether a kernel that this one overlaps with wrote there: any since the last one that waited for all before it.
+  static bool written_before(uintptr_t address, size_t bytes);
+  bool waited = false;  // some thread executed griddepcontrol.wait
 
   // Polls since anything happened that could end them.
   int64_t polls = 0;
@@ -60,10 +67,14 @@ class Grid {
   struct Page {
     uint64_t generation = 0;
     std::unique_ptr<Cells> written, read;  // null: nobody did in this page
+    bool any_written = false;
+    uint64_t earlier_generation = 0;
+    std::unique_ptr<Cells> earlier;  // written by the launch before that wrote here
   };
   using Pages = std::unordered_map<uintptr_t, Page>;
   // Pages are kept from launch to launch: a generation is cheaper than clearing them.
   static uint64_t& generation();
+  static uint64_t& first_unfinished();
   static Pages& pages();
   static Page& fresh_page(uintptr_t number);
   template <class Visit>

@@ -40,7 +40,8 @@ class GridRun {
       : config_(std::move(config)),
         body_(body),
         counters_(counters),
-        order_(block_order(counters.blocks, config_.schedule)) {
+        order_(block_order(counters.blocks, config_.schedule)),
+        grid_(config_.overlaps_previous) {
     resident_ = static_cast<size_t>(std::min<int64_t>(counters.blocks, std::max(1, config_.schedule.resident)));
     while (places().size() < resident_) places().push_back(std::make_unique<Place>());
     for (const auto& place : places()) place->block.reset(), place->grouper.emplace(counters);
@@ -64,6 +65,11 @@ class GridRun {
         fill(place);
       }
       if (!place.block || place.block->polling()) turn = (turn + 1) % resident_;
+    }
+    // The next kernel waits for this one alone: it must not end before the ones that came earlier.
+    if (config_.overlaps_previous && !grid_.waited) {
+      throw EmulationError(Fault::kDependency, std::string(fault_name(Fault::kDependency)) + " in kernel " +
+                                                   config_.kernel + ": no thread waited at all");
     }
     std::unordered_set<uint64_t> distinct;
     for (size_t i = 0; i < resident_; ++i) distinct.merge(places()[i]->grouper->sectors_read());
@@ -102,7 +108,8 @@ Session& Session::current() {
   return session;
 }
 
-void run_grid(const std::string& kernel, Dim3 grid, Dim3 threads, int shared_bytes, const std::function<void()>& body) {
+void run_grid(const std::string& kernel, Dim3 grid, Dim3 threads, int shared_bytes, const std::function<void()>& body,
+              bool overlaps_previous) {
   const auto refuse = [&](const std::string& what) {
     throw EmulationError(Fault::kLaunch,
                          std::string(fault_name(Fault::kLaunch)) + " of kernel " + kernel + ": " + what);
@@ -122,7 +129,8 @@ void run_grid(const std::string& kernel, Dim3 grid, Dim3 threads, int shared_byt
            {grid.x, grid.y, grid.z},
            {threads.x, threads.y, threads.z},
            static_cast<uint32_t>(shared_bytes),
-           session.schedule},
+           session.schedule,
+           overlaps_previous},
           body, counters)
       .run();
   session.launches.push_back(std::move(counters));

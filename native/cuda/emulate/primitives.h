@@ -189,6 +189,9 @@ void tma_load(Shared<uint16_t> to, const TensorMap& map, Shared<uint64_t> barrie
               Where where = Where::current());
 void tma_store(const TensorMap& map, Shared<uint16_t> from, int c0, int c1, Where where = Where::current());
 inline void tma_prefetch(const TensorMap&) {}
+inline void tma_acquire(const TensorMap* map, Where where = Where::current()) {
+  emulate::Block::current().global_read(map, sizeof(TensorMap), alignof(TensorMap), where);
+}
 inline void tma_store_commit() {
   auto& block = emulate::Block::current();
   block.commit(block.self().bulk_stores);
@@ -274,7 +277,9 @@ template <int kRegisters>
 void set_max_registers_up() {}
 template <int kRegisters>
 void set_max_registers_down() {}
-inline void grid_dependency_wait() {}
+inline void grid_dependency_wait() {
+  emulate::Block::current().dependency_wait();
+}
 inline void grid_dependency_launch() {}
 
 // --- arithmetic ---
