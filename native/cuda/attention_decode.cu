@@ -38,11 +38,10 @@ QWEN3_DEVICE void load_q(Rows<kHeadDim>& rows, const Bf16* q, int group) {
 }
 
 template <int kHeadDim>
-QWEN3_KERNEL(kThreads)
-decode_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads, float* partials, Bf16* out) {
+QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
+                              const HeadShape& heads, float* partials, Bf16* out) {
   const int thread = thread_index().x, warp = thread / 32, lane = thread % 32;
   const int kv_head = block_index().y, group = heads.n_q_heads / heads.n_kv_heads;
-  const AttentionTile tile = load(work.tiles + block_index().x);
   const AttentionSequence sequence = load(work.sequences + tile.sequence);
   const int64_t row = sequence.row_begin + tile.token_begin;
   const int position = sequence.position_begin + tile.token_begin;
@@ -56,7 +55,6 @@ decode_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads,
     cp_async_commit();
   };
 
-  grid_dependency_wait();
   copy(keys, cache.keys, first);
   copy(values, cache.values, first);
   Rows<kHeadDim> rows;
@@ -80,7 +78,6 @@ decode_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads,
     copy(values, cache.values, block + kWarps);
   }
   cp_async_wait<0>();
-  grid_dependency_launch();
   join_sums<kHeadDim>(rows);
 
   constexpr int kStride = kJoinStride<kHeadDim>;
@@ -121,6 +118,18 @@ decode_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads,
   }
 }
 
+template <int kHeadDim>
+QWEN3_KERNEL(kThreads)
+decode_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads, float* partials, Bf16* out) {
+  const int n_tiles = work.count ? load(work.count) : work.n_tiles;
+  grid_dependency_wait();
+  for (int i = block_index().x; i < n_tiles; i += work.n_tiles) {
+    if (i >= work.n_tiles) block_sync();  // the last tile's sums have been read
+    decode_tile<kHeadDim>(load(work.tiles + i), q, cache, work, heads, partials, out);
+  }
+  grid_dependency_launch();
+}
+
 // o = sum_i 2^(m_i - m) o_i / sum_i 2^(m_i - m) l_i, splits ascending. One warp per q head.
 template <int kHeadDim>
 QWEN3_KERNEL(128)
@@ -128,7 +137,7 @@ combine_kernel(const float* partials, const CombineRow* rows, HeadShape heads, B
   constexpr int N = kHeadDim / 32;
   const CombineRow row = load(rows + block_index().x);
   const int head = block_index().y * 4 + thread_index().x / 32, lane = thread_index().x % 32;
-  if (head >= heads.n_q_heads) return;
+  if (head >= heads.n_q_heads || row.n_partials == 0) return;
   grid_dependency_wait();
   float o[N] = {}, largest = bits_as_f32(0xff800000u), sum = 0;
   for (int i = 0; i < row.n_partials; ++i) {

@@ -46,6 +46,9 @@ void qk_norm_rope_append(Stream stream, const float* qkv, const float* q_norm, c
                          const float* sin, const RowMap& rows, int n_rows, const HeadShape& heads, float eps,
                          Bf16* q_out, const KvLayer& cache);
 
+// tokens[r] = given[r] >= 0 ? given[r] : drawn[-1 - given[r]]; never negative. All i32 [n_rows].
+void take_tokens(Stream stream, const int32_t* given, const int32_t* drawn, int n_rows, int32_t* tokens);
+
 enum class Output : uint8_t {
   kStoreF32,  // out f32 = x W^T
   kAddF32,    // out f32 += x W^T
@@ -89,6 +92,9 @@ struct AttentionWork {
   const int32_t* block_table;
   const AttentionTile* tiles;
   int n_tiles = 0;
+  // For launches whose shape must not depend on the step (attention_decode in a graph): how many tiles there are, in
+  // device memory; n_tiles blocks then share them.
+  const int32_t* count = nullptr;
 };
 // Tokens of a prefill tile: its 128 rows are (token, q head of the group), so that K and V are read once per group.
 int prefill_tile_tokens(const HeadShape& heads);
@@ -105,7 +111,7 @@ void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache
 int partial_elements(const HeadShape& heads);  // of one partial result
 void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
                       const HeadShape& heads, float* partials, Bf16* out);
-// Joins the partial results of one row, ascending: rows with more than one split.
+// Joins the partial results of one row, ascending: rows with more than one split. n_partials 0: padding, nothing.
 struct alignas(16) CombineRow {
   int32_t row, partial_begin, n_partials;
 };
@@ -117,6 +123,9 @@ void attention_combine(Stream stream, const float* partials, const CombineRow* r
 struct MoeShape {
   int n_rows, hidden, ffn, n_experts, top_k;  // n_experts % 8 == 0, at most 256; top_k at most 16
   bool norm_topk_prob;
+  // How many rows there are, in device memory; null: n_rows. What lies behind them is padding: it may be anything, and
+  // no expert is run or counted for it.
+  const int32_t* valid_rows = nullptr;
 };
 // Router: softmax over all experts of x router^T in f32, the top_k (ties to the lower id), renormalised.
 // x: bf16 [n_rows, hidden], router: bf16 [n_experts, hidden]; ids: i32 [n_rows, top_k] in rank order, shares: f32.
@@ -132,13 +141,21 @@ struct MoeOperands {
   const Bf16* const* down;     // [n_experts] of [hidden, ffn]
   const int32_t* order;        // from moe_sort
   const int32_t* offsets;
-  Bf16* gated;      // [n_rows * top_k, ffn], sorted by expert
-  float* products;  // [n_rows * top_k, hidden], by row * top_k + rank
+  Bf16* gated;     // [n_rows * top_k, ffn], sorted by expert
+  void* products;  // [n_rows * top_k, hidden], by row * top_k + rank: f32, from moe_experts_hopper bf16
+  // [n_experts] in device memory, from describe_expert: moe_experts_hopper only.
+  const TensorMap* gate_up_maps = nullptr;
+  const TensorMap* down_maps = nullptr;
 };
 // gated = silu(x gate^T) * (x up^T) and products = gated down^T for the chosen experts. few_rows: the streaming
 // version.
 void moe_experts(Stream stream, const MoeOperands& operands, const MoeShape& shape, bool few_rows);
+// The same for many rows on sm_90a, by TMA and wgmma. Products are rounded to bf16: at f32 their way to memory and back
+// would cost as much as two fifths of the matrix products.
+void moe_experts_hopper(Stream stream, const MoeOperands& operands, const MoeShape& shape, int multiprocessors);
+TensorMap describe_expert(const Bf16* weight, int rows, int k);  // weight: bf16 [rows, k] of one expert
 // out[r, :] += sum over ranks of shares[r, rank] * products[r * top_k + rank, :], in rank order. out: f32.
 void moe_combine(Stream stream, const float* products, const float* shares, const MoeShape& shape, float* out);
+void moe_combine(Stream stream, const Bf16* products, const float* shares, const MoeShape& shape, float* out);
 
 }  // namespace qwen3::cuda

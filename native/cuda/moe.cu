@@ -140,7 +140,8 @@ QWEN3_DEVICE int block_exclusive(int value, Shared<int32_t> warps, int& total) {
 QWEN3_KERNEL(kSortThreads)
 sort_kernel(const int32_t* ids, MoeShape shape, int32_t* order, int32_t* offsets, int32_t* load_total) {
   const auto warps = shared_memory<int32_t>(0);
-  const int expert = block_index().x, thread = thread_index().x, n = shape.n_rows * shape.top_k;
+  const int expert = block_index().x, thread = thread_index().x;
+  const int n = (shape.valid_rows ? load(shape.valid_rows) : shape.n_rows) * shape.top_k;
   grid_dependency_wait();
   int lower = 0;
   for (int i = thread; i < n; i += kSortThreads) lower += load(ids + i) < expert ? 1 : 0;
@@ -263,7 +264,18 @@ void run_product(Stream stream, const ExpertProduct& p, const MoeShape& shape, b
 
 // --- weighted sum ---
 
-QWEN3_KERNEL(256) combine_experts_kernel(const float* products, const float* shares, MoeShape shape, float* out) {
+// Four neighbouring values.
+QWEN3_DEVICE Float4 load4(const float* p) {
+  return load(reinterpret_cast<const Float4*>(p));
+}
+QWEN3_DEVICE Float4 load4(const Bf16* p) {
+  const Words2 w = load(reinterpret_cast<const Words2*>(p));
+  return {bf16_low(w.x), bf16_high(w.x), bf16_low(w.y), bf16_high(w.y)};
+}
+
+template <class T>
+QWEN3_KERNEL(256)
+combine_experts_kernel(const T* products, const float* shares, MoeShape shape, float* out) {
   const int64_t row = block_index().x;
   grid_dependency_wait();
   for (int i = thread_index().x; i < shape.hidden / 4; i += 256) {
@@ -271,7 +283,7 @@ QWEN3_KERNEL(256) combine_experts_kernel(const float* products, const float* sha
     for (int rank = 0; rank < shape.top_k; ++rank) {
       const int64_t assignment = row * shape.top_k + rank;
       const float share = load(shares + assignment);
-      const Float4 v = load(reinterpret_cast<const Float4*>(products + assignment * shape.hidden) + i);
+      const Float4 v = load4(products + assignment * shape.hidden + i * 4);
       sum = {sum.x + share * v.x, sum.y + share * v.y, sum.z + share * v.z, sum.w + share * v.w};
     }
     auto* to = reinterpret_cast<Float4*>(out + row * shape.hidden) + i;
@@ -307,8 +319,12 @@ void moe_experts(Stream stream, const MoeOperands& o, const MoeShape& shape, boo
 }
 
 void moe_combine(Stream stream, const float* products, const float* shares, const MoeShape& shape, float* out) {
-  launch(stream, "moe_combine", combine_experts_kernel, {{shape.n_rows, 1, 1}, {256, 1, 1}, 0}, products, shares, shape,
-         out);
+  launch(stream, "moe_combine", combine_experts_kernel<float>, {{shape.n_rows, 1, 1}, {256, 1, 1}, 0, true}, products,
+         shares, shape, out);
+}
+void moe_combine(Stream stream, const Bf16* products, const float* shares, const MoeShape& shape, float* out) {
+  launch(stream, "moe_combine", combine_experts_kernel<Bf16>, {{shape.n_rows, 1, 1}, {256, 1, 1}, 0, true}, products,
+         shares, shape, out);
 }
 
 }  // namespace qwen3::cuda

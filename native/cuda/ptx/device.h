@@ -228,6 +228,12 @@ QWEN3_DEVICE void tma_prefetch(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 #endif
 }
+// Before the first use of a map that lies in global memory (CUDA C++ Programming Guide, "Tensor map in global memory").
+QWEN3_DEVICE void tma_acquire(const TensorMap* map) {
+#if QWEN3_SM90
+  asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(map) : "memory");
+#endif
+}
 QWEN3_DEVICE void tma_store_commit() {
 #if QWEN3_SM90
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");

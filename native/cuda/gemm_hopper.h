@@ -1,0 +1,122 @@
+#pragma once
+
+// Products of row-major bf16 matrices on sm_90a, out = x W^T, as parts of kernels: what the dense layers and the
+// experts share.
+//
+// Tiles of 128 x 256: two consumer warpgroups of 64 x 256 outputs (128 accumulators a thread), so that a tile reads
+// 128 + 256 rows for 128 * 256 products per k. A producer warpgroup keeps four stages of 64 k (48 KB each, 192 KB) in
+// flight; rows of 128 bytes in the 128-byte swizzle are free of bank conflicts for copies and wgmma alike. setmaxnreg
+// gives the producer's registers to the consumers.
+
+#include "cuda/kernels.h"
+#include "cuda/math.h"
+#include "cuda/ptx/launch.h"
+
+namespace qwen3::cuda::hopper {
+
+constexpr int kM = 128, kN = 256, kK = 64, kStages = 4, kThreads = 384;
+constexpr int kStageElements = (kM + kN) * kK;
+constexpr int kBarrierBytes = 1024;  // keeps the stages on the 1,024 bytes of the swizzle's pattern
+constexpr int kSharedBytes = kBarrierBytes + kStages * kStageElements * 2;
+
+// Registers of a thread after setmaxnreg: 128 * 40 + 256 * 232 of 65,536.
+constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+
+struct Barriers {
+  QWEN3_DEVICE Shared<uint64_t> full(int stage) const { return shared_memory<uint64_t>(stage * 8); }
+  QWEN3_DEVICE Shared<uint64_t> empty(int stage) const { return shared_memory<uint64_t>(64 + stage * 8); }
+  // By one thread; producers: arrivals that fill a stage, besides the bytes of TMA.
+  QWEN3_DEVICE void init(int producers) const {
+    for (int s = 0; s < kStages; ++s) {
+      mbarrier_init(full(s), producers);
+      mbarrier_init(empty(s), 8);  // the warps of the consumers
+    }
+    fence_mbarrier_init();
+  }
+};
+
+// A stage of the ring and the parity of the phase that is waited for.
+struct Slot {
+  int stage = 0, parity = 0;
+  QWEN3_DEVICE void next() {
+    if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+};
+
+// x of a stage, [128, 64]; the weight's [256, 64] lies behind it.
+QWEN3_DEVICE Shared<Bf16> stage_memory(int stage) {
+  return shared_memory<Bf16>(kBarrierBytes) + stage * kStageElements;
+}
+
+using Accumulator = WgmmaRegisters<float, kN / 2>;
+
+// acc = rows [64 consumer, 64 consumer + 64) of the tile times the weight, over k_tiles stages.
+QWEN3_DEVICE void multiply_stages(Accumulator& acc, Slot& slot, int consumer, int k_tiles) {
+  const Barriers barriers;
+  const int lane = thread_index().x % 32;
+  int previous = -1;
+  for (int k = 0; k < k_tiles; ++k, slot.next()) {
+    mbarrier_wait(barriers.full(slot.stage), slot.parity);
+    const uint32_t a = (stage_memory(slot.stage) + consumer * 64 * kK).address();
+    const uint32_t b = (stage_memory(slot.stage) + kM * kK).address();
+    wgmma_fence();
+    QWEN3_UNROLL
+    for (int step = 0; step < kK / 16; ++step) {  // 16 k are 32 bytes along the swizzled row
+      wgmma<kN>(acc, matrix_descriptor(a + step * 32, 16, 1024, Swizzle::k128),
+                matrix_descriptor(b + step * 32, 16, 1024, Swizzle::k128), k > 0 || step > 0);
+    }
+    wgmma_commit();
+    wgmma_wait<1>();  // the products of the stage before are over
+    if (previous >= 0 && lane == 0) mbarrier_arrive(barriers.empty(previous));
+    previous = slot.stage;
+  }
+  wgmma_wait<0>();
+  if (lane == 0) mbarrier_arrive(barriers.empty(previous));
+}
+
+// For a consumer that has no rows in this tile: lets its stages pass.
+QWEN3_DEVICE void skip_stages(Slot& slot, int k_tiles) {
+  const Barriers barriers;
+  for (int k = 0; k < k_tiles; ++k, slot.next()) {
+    mbarrier_wait(barriers.full(slot.stage), slot.parity);
+    if (thread_index().x % 32 == 0) mbarrier_arrive(barriers.empty(slot.stage));
+  }
+}
+
+// The first of the two rows, g and g + 8, that a thread holds of a tile: register i = 4 j + 2 h + {0, 1} is row
+// g + 8 h, columns 8 j + 2 t + {0, 1}.
+QWEN3_DEVICE int held_row() {
+  const int thread = thread_index().x;
+  return (thread / 128 - 1) * 64 + thread / 32 % 4 * 16 + thread % 32 / 4;
+}
+
+// 16 neighbouring bf16 of a row that four lanes hold as word(0) (two of the first eight each) and word(1): they
+// exchange words so that each stores 8 bytes, a whole sector together. Every lane of the warp calls it.
+QWEN3_DEVICE void store_sector(Bf16* to, uint32_t word0, uint32_t word1, bool inside) {
+  const int lane = thread_index().x % 32, t = lane % 4, from = lane - t + t % 2 * 2;
+  const uint32_t low0 = shuffle(word0, from), low1 = shuffle(word1, from);
+  const uint32_t high0 = shuffle(word0, from + 1), high1 = shuffle(word1, from + 1);
+  if (inside) store(reinterpret_cast<Words2*>(to + t * 4), t < 2 ? Words2{low0, high0} : Words2{low1, high1});
+}
+
+// A thread's two columns of a group of 8, of row g + 8 h, as bf16. gated: the group-th 8 of silu(gate) * up, which come
+// as 8 columns of gate and 8 of up in turn.
+QWEN3_DEVICE uint32_t gated_pair(const Accumulator& acc, int group, int h) {
+  const int gate = group * 8 + h * 2, up = gate + 4;
+  return pack_bf16(silu(acc.get(gate)) * acc.get(up), silu(acc.get(gate + 1)) * acc.get(up + 1));
+}
+QWEN3_DEVICE uint32_t plain_pair(const Accumulator& acc, int group, int h) {
+  return pack_bf16(acc.get(group * 4 + h * 2), acc.get(group * 4 + h * 2 + 1));
+}
+
+// Of a matrix [rows, k], the boxes of a stage.
+inline TensorMap describe_matrix(const Bf16* base, int64_t rows, int k, int box_rows) {
+  TensorShape s;
+  s.base = base, s.rank = 2, s.swizzle = Swizzle::k128;
+  s.size[0] = static_cast<uint64_t>(k), s.size[1] = static_cast<uint64_t>(rows);
+  s.stride[0] = static_cast<uint64_t>(k) * 2;
+  s.box[0] = kK, s.box[1] = static_cast<uint32_t>(box_rows);
+  return encode_tensor_map(s);
+}
+
+}  // namespace qwen3::cuda::hopper

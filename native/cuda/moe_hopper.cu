@@ -1,0 +1,239 @@
+// The experts' products for many rows on sm_90a: grouped matrix products by wgmma. See gemm_hopper.h for the tiling.
+//
+// Persistent blocks walk the tiles of all experts; how many rows each expert has is read on the device. A tile is up to
+// 128 rows of one expert times 256 columns; where it has 64 rows or fewer, the second consumer only lets the stages
+// pass, so that an expert wastes less than 64 rows of products, and one without rows is not seen. Row tiles of an
+// expert run side by side and share its weights in L2.
+//
+// Gate and up: the token rows are gathered as they are copied, by cp.async of the whole producer warpgroup into the
+// swizzled places where wgmma reads them: no permuted copy of x is written. A thread announces a stage when its own
+// copies have arrived, two stages after it asked for them. Weights come by TMA. Down: the rows of an expert lie
+// together already, so both operands come by TMA; the result goes to the row of its assignment.
+
+#include "cuda/gemm_hopper.h"
+
+namespace qwen3::cuda {
+namespace {
+
+using namespace hopper;
+
+constexpr int kLag = 3;  // stages of a thread's copies in flight
+constexpr int kProducers = 128;
+
+struct Product {
+  TensorMap rows;  // down: gated
+  const Bf16* x;   // gate and up
+  const TensorMap* weights;
+  const int32_t* order;
+  const int32_t* offsets;
+  Bf16* out;
+  int n, k, n_experts, top_k;
+};
+
+// offsets, [n_experts + 1], behind the stages.
+QWEN3_DEVICE Shared<int32_t> offset_table() {
+  return shared_memory<int32_t>(kSharedBytes);
+}
+
+// Rows [begin, begin + count) of the sorted assignments, columns from column0.
+struct Tile {
+  int expert, begin, count, column0;
+};
+
+// The tiles in their order: columns of an expert's row tiles, expert by expert. find() is called with rising indices.
+class Cursor {
+ public:
+  QWEN3_DEVICE bool find(int index, const Product& p, Tile& tile) {
+    const int columns = (p.n + kN - 1) / kN;
+    for (; expert_ < p.n_experts; ++expert_) {
+      const int begin = offset_table().load(expert_), end = offset_table().load(expert_ + 1);
+      const int row_tiles = (end - begin + kM - 1) / kM, inside = index - first_;
+      if (inside < row_tiles * columns) {
+        const int row = begin + inside % row_tiles * kM, left = end - row;
+        tile = {expert_, row, left < kM ? left : kM, inside / row_tiles * kN};
+        return true;
+      }
+      first_ += row_tiles * columns;
+    }
+    return false;
+  }
+
+ private:
+  int expert_ = 0, first_ = 0;
+};
+
+// One thread: both operands by TMA. The second 64 rows only where there are so many.
+QWEN3_DEVICE void produce(const Product& p, int k_tiles) {
+  const Barriers barriers;
+  Slot slot;
+  Cursor cursor;
+  Tile tile;
+  for (int i = block_index().x; cursor.find(i, p, tile); i += grid_dim().x) {
+    const TensorMap* weight = p.weights + tile.expert;
+    tma_acquire(weight);
+    const int halves = tile.count > 64 ? 2 : 1;
+    for (int k = 0; k < k_tiles; ++k, slot.next()) {
+      const auto full = barriers.full(slot.stage);
+      mbarrier_wait(barriers.empty(slot.stage), slot.parity ^ 1);
+      mbarrier_arrive_expect(full, (halves * 64 + kN) * kK * 2);
+      const auto a = stage_memory(slot.stage);
+      for (int half = 0; half < halves; ++half) {
+        tma_load(a + half * 64 * kK, p.rows, full, k * kK, tile.begin + half * 64);
+      }
+      tma_load(a + kM * kK, *weight, full, k * kK, tile.column0);
+    }
+  }
+}
+
+// The producer warpgroup: thread t copies 16 bytes, chunk t % 8, of rows t / 8 + 16 i.
+struct Gather {
+  uint32_t from[kM / 16];  // of x, in units of 16 bytes
+  int count;
+
+  QWEN3_DEVICE void start(const Product& p, const Tile& tile) {
+    const int thread = thread_index().x;
+    count = tile.count;
+    QWEN3_UNROLL
+    for (int i = 0; i < kM / 16; ++i) {
+      const int row = thread / 8 + 16 * i;
+      const int token = row < count ? load(p.order + tile.begin + row) / p.top_k : 0;
+      from[i] = static_cast<uint32_t>(token) * static_cast<uint32_t>(p.k / 8) + static_cast<uint32_t>(thread % 8);
+    }
+  }
+  QWEN3_DEVICE void copy(const Product& p, int stage, int k) const {
+    const int thread = thread_index().x, row0 = thread / 8, chunk = thread % 8;
+    const bool k_valid = k * kK + chunk * 8 < p.k;
+    const auto to = stage_memory(stage) + (row0 * kK + (chunk ^ (row0 & 7)) * 8);
+    QWEN3_UNROLL
+    for (int i = 0; i < kM / 16; ++i) {
+      if (i * 16 >= 64 && count <= 64) break;  // nobody reads those rows
+      const bool valid = k_valid && row0 + 16 * i < count;
+      const Bf16* at = p.x + (static_cast<int64_t>(from[i]) + k * (kK / 8)) * 8;
+      cp_async16(to + i * 16 * kK, valid ? at : p.x, valid ? 16 : 0);
+    }
+    cp_async_commit();
+  }
+};
+
+QWEN3_DEVICE void produce_gathered(const Product& p, int k_tiles) {
+  const Barriers barriers;
+  const bool first = thread_index().x == 0;
+  Slot slot, arrived;  // the stage that is asked for, and the one that is announced next
+  int pending = 0;
+  const auto announce = [&] {
+    fence_proxy_async();  // wgmma reads what cp.async wrote
+    mbarrier_arrive(barriers.full(arrived.stage));
+    arrived.next(), --pending;
+  };
+  Cursor cursor;
+  Tile tile;
+  Gather gather;
+  for (int i = block_index().x; cursor.find(i, p, tile); i += grid_dim().x) {
+    const TensorMap* weight = p.weights + tile.expert;
+    if (first) tma_acquire(weight);
+    gather.start(p, tile);
+    for (int k = 0; k < k_tiles; ++k, slot.next()) {
+      mbarrier_wait(barriers.empty(slot.stage), slot.parity ^ 1);
+      if (first) {
+        mbarrier_arrive_expect(barriers.full(slot.stage), kN * kK * 2);
+        tma_load(stage_memory(slot.stage) + kM * kK, *weight, barriers.full(slot.stage), k * kK, tile.column0);
+      }
+      gather.copy(p, slot.stage, k);
+      if (++pending < kLag) continue;
+      cp_async_wait<kLag - 1>();
+      announce();
+    }
+  }
+  cp_async_wait<0>();
+  while (pending > 0) announce();
+}
+
+template <bool kGateUp>
+QWEN3_DEVICE void write_tile(const Accumulator& acc, const Product& p, const Tile& tile) {
+  const int t = thread_index().x % 4, n = kGateUp ? p.n / 2 : p.n, column0 = kGateUp ? tile.column0 / 2 : tile.column0;
+  constexpr int kSectors = (kGateUp ? kN / 2 : kN) / 16;
+  QWEN3_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int row = held_row() + h * 8;
+    const bool row_inside = row < tile.count;
+    int64_t out_row = tile.begin + row;
+    if (!kGateUp) out_row = row_inside ? load(p.order + tile.begin + row) : 0;
+    Bf16* to = p.out + out_row * n + column0;
+    QWEN3_UNROLL
+    for (int i = 0; i < kSectors; ++i) {
+      const bool inside = row_inside && column0 + i * 16 + t * 4 < n;
+      if constexpr (kGateUp) {
+        store_sector(to + i * 16, gated_pair(acc, i * 2, h), gated_pair(acc, i * 2 + 1, h), inside);
+      } else {
+        store_sector(to + i * 16, plain_pair(acc, i * 2, h), plain_pair(acc, i * 2 + 1, h), inside);
+      }
+    }
+  }
+}
+
+template <bool kGateUp>
+QWEN3_DEVICE void consume(const Product& p, int k_tiles) {
+  const int consumer = thread_index().x / 128 - 1;
+  Slot slot;
+  Cursor cursor;
+  Tile tile;
+  for (int i = block_index().x; cursor.find(i, p, tile); i += grid_dim().x) {
+    if (consumer * 64 >= tile.count) {
+      skip_stages(slot, k_tiles);
+      continue;
+    }
+    Accumulator acc;
+    multiply_stages(acc, slot, consumer, k_tiles);
+    write_tile<kGateUp>(acc, p, tile);
+  }
+}
+
+template <bool kGateUp>
+QWEN3_KERNEL(kThreads)
+moe_hopper_kernel(QWEN3_GRID_CONSTANT const Product p) {
+  if (thread_index().x == 0) Barriers().init(kGateUp ? kProducers + 1 : 1);
+  grid_dependency_wait();
+  for (int i = thread_index().x; i <= p.n_experts; i += kThreads) offset_table().store(i, load(p.offsets + i));
+  block_sync();
+  const int k_tiles = (p.k + kK - 1) / kK;
+  if (thread_index().x < kProducers) {
+    set_max_registers_down<kProducerRegisters>();
+    if constexpr (kGateUp) {
+      produce_gathered(p, k_tiles);
+    } else if (thread_index().x == 0) {
+      produce(p, k_tiles);
+    }
+  } else {
+    set_max_registers_up<kConsumerRegisters>();
+    consume<kGateUp>(p, k_tiles);
+  }
+  grid_dependency_launch();
+}
+
+}  // namespace
+
+TensorMap describe_expert(const Bf16* weight, int rows, int k) {
+  return describe_matrix(weight, rows, k, kN);
+}
+
+void moe_experts_hopper(Stream stream, const MoeOperands& o, const MoeShape& shape, int multiprocessors) {
+  const int assignments = shape.n_rows * shape.top_k;
+  const int row_tiles = assignments / kM + (shape.n_experts < assignments ? shape.n_experts : assignments);
+  const auto run = [&](auto kernel, const char* name, const Product& p) {
+    const int most = row_tiles * ((p.n + kN - 1) / kN);
+    const LaunchShape grid{{most < multiprocessors ? most : multiprocessors, 1, 1},
+                           {kThreads, 1, 1},
+                           kSharedBytes + (p.n_experts + 1) * 4,
+                           true};
+    launch(stream, name, kernel, grid, p);
+  };
+  const TensorMap gated = describe_matrix(o.gated, assignments, shape.ffn, 64);
+  run(moe_hopper_kernel<true>, "moe_hopper_gate_up",
+      {gated, o.x, o.gate_up_maps, o.order, o.offsets, o.gated, 2 * shape.ffn, shape.hidden, shape.n_experts,
+       shape.top_k});
+  run(moe_hopper_kernel<false>, "moe_hopper_down",
+      {gated, nullptr, o.down_maps, o.order, o.offsets, static_cast<Bf16*>(o.products), shape.hidden, shape.ffn,
+       shape.n_experts, shape.top_k});
+}
+
+}  // namespace qwen3::cuda
