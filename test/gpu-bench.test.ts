@@ -54,6 +54,16 @@ describe.skipIf(!program)('gpu_bench on the emulation', () => {
     expect(of('model/tiny/decode/3x66') - of('model/tiny/decode/1x66')).toBe(2 * 66 * 4 * 2 * 2 * 128)
   })
 
+  test('the kernels of sm_90a', { timeout: 120_000 }, () => {
+    for (const kind of ['gemm', 'attention_prefill', 'moe']) {
+      const env = { ...process.env, QWEN3_EMULATED_COMPUTE: '90' }
+      const ran = spawnSync(program!, ['--tiny', '--only', kind], { encoding: 'utf8', env })
+      const records = lines(ran.stdout).filter((record) => record.case?.startsWith(kind))
+      expect(records.length).toBeGreaterThan(0)
+      for (const record of records) expect(record.us, `${record.case}: ${record.skipped}`).toBeGreaterThan(0)
+    }
+  })
+
   test('one case at a time, and what does not exist', { timeout: 60_000 }, () => {
     const input = 'limit/copy\nno/such\nunload\nstream/tiny.o/1\n'
     const ran = spawnSync(program!, ['--tiny', '--serve'], { encoding: 'utf8', input })

@@ -29,6 +29,16 @@ class MoeBench {
     }
     pointers_ = DeviceBuffer(at.size() * sizeof at[0]);
     copy_to_device(b_.stream, pointers_.as<void>(), at.data(), at.size() * sizeof at[0]);
+    if (b_.device.hopper) {
+      std::vector<TensorMap> maps;
+      for (int e = 0; e < s_.n_experts; ++e) maps.push_back(describe_expert(at[e], 2 * s_.ffn, s_.hidden));
+      for (int e = 0; e < s_.n_experts; ++e) {
+        maps.push_back(describe_expert(at[s_.n_experts + e], s_.hidden, s_.ffn));
+      }
+      maps_ = DeviceBuffer(maps.size() * sizeof maps[0]);
+      copy_to_device(b_.stream, maps_.as<void>(), maps.data(), maps.size() * sizeof maps[0]);
+      synchronize(b_.stream);
+    }
     router_ = b_.random_buffer(bytes_of({s_.n_experts, s_.hidden, 2}));
     ids_ = DeviceBuffer(bytes_of({assigned_, 4})), shares_ = DeviceBuffer(bytes_of({assigned_, 4}));
     order_ = DeviceBuffer(bytes_of({assigned_, 4})), offsets_ = DeviceBuffer(bytes_of({s_.n_experts + 1, 4}));
@@ -60,10 +70,8 @@ class MoeBench {
     } else {
       m.bytes = used * expert + double(router_.bytes()) + rows * 10;
       m.flops = products + 2.0 * rows * s_.n_experts;
-      m.seconds = b_.time(few_rows ? used * expert : 0, [&](int i) {
-        route(i), sort(), experts(i, few_rows);
-        moe_combine(b_.stream, products_.as<float>(), shares_.as<float>(), s_, out_.as<float>());
-      });
+      m.seconds = b_.time(few_rows ? used * expert : 0,
+                          [&](int i) { route(i), sort(), experts(i, few_rows), combine(few_rows); });
     }
     b_.report(name, m, ", \"rows\": " + std::to_string(s_.n_rows) + ", \"experts_used\": " + std::to_string(used));
   }
@@ -76,11 +84,29 @@ class MoeBench {
   void sort() const {
     moe_sort(b_.stream, ids_.as<int32_t>(), s_, order_.as<int32_t>(), offsets_.as<int32_t>(), load_.as<int32_t>());
   }
+  // As operations.cc has it: many rows take wgmma where the chip has it.
+  bool on_hopper(bool few_rows) const { return b_.device.hopper && !few_rows; }
   void experts(int i, bool few_rows) const {
-    moe_experts(b_.stream,
-                {x(i), pointers_.as<const Bf16*>(), pointers_.as<const Bf16*>() + s_.n_experts, order_.as<int32_t>(),
-                 offsets_.as<int32_t>(), gated_.as<Bf16>(), products_.as<float>()},
-                s_, few_rows);
+    MoeOperands o{x(i),
+                  pointers_.as<const Bf16*>(),
+                  pointers_.as<const Bf16*>() + s_.n_experts,
+                  order_.as<int32_t>(),
+                  offsets_.as<int32_t>(),
+                  gated_.as<Bf16>(),
+                  products_.as<void>()};
+    if (on_hopper(few_rows)) {
+      o.gate_up_maps = maps_.as<TensorMap>(), o.down_maps = maps_.as<TensorMap>() + s_.n_experts;
+      moe_experts_hopper(b_.stream, o, s_, b_.device.multiprocessors);
+    } else {
+      moe_experts(b_.stream, o, s_, few_rows);
+    }
+  }
+  void combine(bool few_rows) const {
+    if (on_hopper(few_rows)) {
+      moe_combine(b_.stream, products_.as<const Bf16>(), shares_.as<float>(), s_, out_.as<float>());
+    } else {
+      moe_combine(b_.stream, products_.as<const float>(), shares_.as<float>(), s_, out_.as<float>());
+    }
   }
   // The part "experts" uses one routing for all calls; 8 routings tell what a step reads.
   double mean_used_experts() const {
@@ -99,7 +125,7 @@ class MoeBench {
   Bench& b_;
   MoeShape s_;
   int64_t assigned_;
-  DeviceBuffer weights_, pointers_, router_, ids_, shares_, order_, offsets_, load_, gated_, products_, out_;
+  DeviceBuffer weights_, pointers_, maps_, router_, ids_, shares_, order_, offsets_, load_, gated_, products_, out_;
 };
 
 }  // namespace
