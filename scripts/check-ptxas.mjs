@@ -1,5 +1,5 @@
-// What ptxas reported while libqwen3_cuda.so was built (build folder/cuda/*.o.log): no kernel may spill registers, and none but those
-// named here may have a stack frame. The hot kernels must be there by name for every architecture, so that none leaves the check
+// What ptxas reported while libqwen3_cuda.so was built (build folder/cuda/*.o.log): no kernel may spill registers, none but those
+// named here may have a stack frame, and no wgmma may be serialised. The hot kernels must be there by name for every architecture, so that none leaves the check
 // unseen. Prints registers and shared memory of each. Run by `npm run test:cuda`.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -47,6 +47,11 @@ export function readLog(text) {
   return found
 }
 
+/** What ptxas says of wgmma that it could not leave asynchronous (its message C7510 and the like), as sentences. */
+export function performanceLosses(text) {
+  return text.split('\n').filter((line) => /Potential Performance Loss|serialized/i.test(line))
+}
+
 /** The identifiers in a mangled name, joined: enough to tell kernels apart. */
 function readable(mangled) {
   const names = []
@@ -83,12 +88,13 @@ export function judge(entries, architectures) {
 /** Returns whether the logs of a build folder pass; prints what does not, and a line for each kernel. */
 export function checkPtxas(folder, architectures) {
   const logs = readdirSync(join(folder, 'cuda')).filter((name) => name.endsWith('.o.log'))
-  const entries = logs.flatMap((name) => readLog(readFileSync(join(folder, 'cuda', name), 'utf8')))
+  const texts = logs.map((name) => readFileSync(join(folder, 'cuda', name), 'utf8'))
+  const entries = texts.flatMap(readLog)
   for (const { kernel, architecture, registers, stack } of entries)
     console.log(
       `ptxas: ${architecture} ${kernel}: ${registers} registers${stack > 0 ? `, ${stack} bytes of stack` : ''}`,
     )
-  const problems = judge(entries, architectures)
+  const problems = [...judge(entries, architectures), ...texts.flatMap(performanceLosses)]
   for (const problem of problems) console.error(`ptxas: ${problem}`)
   return problems.length === 0
 }

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 // @ts-expect-error: a script without types
-import { judge, readLog } from '../scripts/check-ptxas.mjs'
+import { judge, performanceLosses, readLog } from '../scripts/check-ptxas.mjs'
 
 const entry = (kernel: string, architecture: string, stack: number, spills: number) => `
 ptxas info    : 0 bytes gmem
@@ -30,6 +30,13 @@ describe('check-ptxas', () => {
     const missing = judge(readLog(entry('decode_kernel', 'sm_80', 0, 0)), ['sm_80', 'sm_90a']) as string[]
     expect(missing).toContain('no kernel named decode_kernel was compiled for sm_90a')
     expect(missing).not.toContain('no kernel named decode_kernel was compiled for sm_80')
+  })
+
+  test('a serialised wgmma is a problem', () => {
+    const message =
+      "ptxas info : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized in function 'f'"
+    expect(performanceLosses(`${entry('f', 'sm_90a', 0, 0)}${message}\n`)).toEqual([message])
+    expect(performanceLosses(entry('f', 'sm_90a', 0, 0))).toEqual([])
   })
 
   test('every hot kernel that it names is in the sources', () => {

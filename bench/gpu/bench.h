@@ -37,6 +37,7 @@ class Bench {
   cuda::DeviceBuffer random_buffer(size_t bytes) const;
   // Reused by every case; what is in it is of no interest.
   void* scratch(size_t bytes);
+  void drop_scratch() { scratch_ = cuda::DeviceBuffer(); }  // a large model needs the room
 
   // One line each. `more`: further members, ", \"name\": value".
   void report(const std::string& name, const Measured& measured, const std::string& more = "") const;

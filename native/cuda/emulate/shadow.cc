@@ -9,7 +9,7 @@ void SharedShadow::reset(uint32_t bytes) {
   bytes_ = bytes;
   ++generation_;
   data_.resize((bytes + 7) / 8);
-  std::memset(data_.data(), 0xff, data_.size() * 8);
+  if (bytes > 0) std::memset(data_.data(), 0xff, data_.size() * 8);
   if (cells_.size() < bytes / 2 + 1) cells_.resize(bytes / 2 + 1);
 }
 
