@@ -352,22 +352,28 @@ QWEN3_KERNEL(64) producer(float* produced) {
 }
 
 void test_dependent_launch() {
-  DeviceArray<float> weights(64), produced(64), out(64);
-  for (float& w : weights) w = 2;
+  DeviceArray<float> memory(8192);
+  float* weights = memory.data();
+  float* produced = weights + 64;
+  float* out = produced + 64;  // in the same page, later in another
+  for (int i = 0; i < 64; ++i) weights[i] = 2;
   const auto run_both = [&](const char* name, Early what) {
-    emulate::run_grid("producer", {}, {64, 1, 1}, 0, [&] { producer(produced.data()); });
+    emulate::run_grid("producer", {}, {64, 1, 1}, 0, [&] { producer(produced); });
     emulate::run_grid(
-        "between", {}, {64, 1, 1}, 0, [&] { producer(out.data()); }, true);
+        "between", {}, {64, 1, 1}, 0, [&] { producer(out); }, true);
     emulate::run_grid(
-        name, {}, {64, 1, 1}, 0, [&] { bad_successor(what, weights.data(), produced.data(), out.data()); }, true);
+        name, {}, {64, 1, 1}, 0, [&] { bad_successor(what, weights, produced, out); }, true);
   };
-  for (const Early what : {Early::kRead, Early::kWrite, Early::kOthersWait}) {
-    expect("bad_successor", {Fault::kDependency}, [&] { run_both("bad_successor", what); });
+  for (int i = 0; i < 2; ++i, out += 3000) {
+    for (const Early what : {Early::kRead, Early::kWrite, Early::kOthersWait}) {
+      expect("bad_successor", {Fault::kDependency}, [&] { run_both("bad_successor", what); });
+    }
+    on_every_schedule([&] {
+      run_both("good_successor", Early::kNone);
+      for (int j = 0; j < 64; ++j) CHECK(out[j] == 3);
+    });
   }
-  on_every_schedule([&] {
-    run_both("good_successor", Early::kNone);
-    for (const float value : out) CHECK(value == 3);
-  });
+  out -= 6000;
   // Nobody waits: the message has no line.
   auto& schedule = emulate::Session::current().schedule;
   schedule.completion = emulate::Completion::kEarly;

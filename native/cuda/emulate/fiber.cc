@@ -6,6 +6,7 @@
 #include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -48,10 +49,21 @@ qwen3_fiber_begin:
 #endif
 
 namespace qwen3::cuda::emulate {
+namespace {
+
+// A fiber that a fault ended left its frames' redzones behind.
+void forget_frames([[maybe_unused]] std::byte* stack, [[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(stack, bytes);
+#endif
+}
+
+}  // namespace
 
 #if defined(__x86_64__)
 void Fiber::start(void (*entry)(void*), void* argument, std::byte* stack, size_t bytes) {
   stack_ = stack, stack_bytes_ = bytes, fake_stack_ = nullptr;
+  forget_frames(stack, bytes);
   auto* top = reinterpret_cast<uintptr_t*>(stack + bytes);
   *--top = 0, *--top = 0;  // the stack is 16-byte aligned at the call
   *--top = reinterpret_cast<uintptr_t>(&qwen3_fiber_begin);
@@ -71,6 +83,7 @@ void Fiber::trampoline(unsigned high, unsigned low) {
 
 void Fiber::start(void (*entry)(void*), void* argument, std::byte* stack, size_t bytes) {
   stack_ = stack, stack_bytes_ = bytes, fake_stack_ = nullptr;
+  forget_frames(stack, bytes);
   entry_ = entry, argument_ = argument;
   getcontext(&context_);
   context_.uc_stack.ss_sp = stack;

@@ -26,12 +26,7 @@ Grid::Page& Grid::fresh_page(uintptr_t number) {
   }
   Page& page = all[number];
   if (page.generation != generation()) {
-    if (page.written && page.any_written) {
-      std::swap(page.earlier, page.written);
-      page.earlier_generation = page.generation;
-    }
     page.generation = generation();
-    page.any_written = false;
     if (page.written) page.written->fill({});
     if (page.read) page.read->fill({});
   }
@@ -53,8 +48,10 @@ void Grid::for_each_page(uintptr_t address, size_t bytes, Visit visit) {
 bool Grid::written_before(uintptr_t address, size_t bytes) {
   bool found = false;
   for_each_page(address, bytes, [&](Page& page, uintptr_t first, uintptr_t end) {
-    if (!page.earlier || page.earlier_generation < first_unfinished()) return;
-    for (uintptr_t i = first; i < end; ++i) found = found || (*page.earlier)[i].block != 0;
+    for (uintptr_t i = first; page.writers && i < end; ++i) {
+      const uint64_t launch = (*page.writers)[i];
+      found = found || (launch >= first_unfinished() && launch < generation());
+    }
   });
   return found;
 }
@@ -92,7 +89,9 @@ std::optional<Grid::Conflict> Grid::write(uintptr_t address, size_t bytes, const
                   static_cast<uint16_t>(as.line), as.atomic ? 1u : 0u};
   for_each_page(address, bytes, [&](Page& page, uintptr_t first, uintptr_t end) {
     if (!page.written) page.written = std::make_unique<Cells>();
-    page.any_written = true;
+    if (!page.writers) page.writers = std::make_unique<std::array<uint64_t, kPageBytes / 2>>();
+    std::fill(page.writers->begin() + static_cast<std::ptrdiff_t>(first),
+              page.writers->begin() + static_cast<std::ptrdiff_t>(end), generation());
     for (uintptr_t i = first; i < end; ++i) {
       Cell& cell = (*page.written)[i];
       if (!found && !ordered(cell, as, seen)) found = {described(cell), true};

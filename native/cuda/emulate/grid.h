@@ -66,10 +66,8 @@ class Grid {
   using Cells = std::array<Cell, kPageBytes / 2>;
   struct Page {
     uint64_t generation = 0;
-    std::unique_ptr<Cells> written, read;  // null: nobody did in this page
-    bool any_written = false;
-    uint64_t earlier_generation = 0;
-    std::unique_ptr<Cells> earlier;  // written by the launch before that wrote here
+    std::unique_ptr<Cells> written, read;                           // null: nobody did in this page
+    std::unique_ptr<std::array<uint64_t, kPageBytes / 2>> writers;  // the newest launch that wrote each; kept
   };
   using Pages = std::unordered_map<uintptr_t, Page>;
   // Pages are kept from launch to launch: a generation is cheaper than clearing them.
