@@ -10,6 +10,7 @@ which is what makes thinking worth its tokens.
 """
 import hashlib
 import random
+import re
 
 from phrases import LANGS, PHRASES
 
@@ -136,7 +137,7 @@ def labelled(rng, lang, kind, steps, smallest):
     return joiner.join(text + [question]), thought, str(value), [chain]
 
 
-def plain_expression(rng, lang, steps, smallest):
+def plain_expression(rng, lang, steps, smallest, spaced):
     p = PHRASES[lang]
     chain = random_chain(rng, steps, "+-" if steps > 1 else "+-*", smallest=smallest if steps > 1 else 1)
     start, ops, value = chain
@@ -144,7 +145,36 @@ def plain_expression(rng, lang, steps, smallest):
     for op, n in ops:
         thought.append(work(running, op, n))
         running = apply(running, op, n)
-    return rng.choice(p["what_is"]).format(e=expression(start, ops)), thought, str(value), [chain]
+    text = expression(start, ops)
+    if spaced and rng.random() < spaced:
+        text = spaced_out(text)
+    return rng.choice(p["what_is"]).format(e=text), thought, str(value), [chain]
+
+
+def short_sum(rng, lang):
+    """What people type first: one to three operations on small numbers, written in any way. Only trained, never tested."""
+    p = PHRASES[lang]
+    start = value = rng.randint(1, rng.choice([9, 9, 9, 20, 99, 199]))
+    ops, steps = [], rng.choice([1, 1, 1, 1, 2, 2, 3])
+    while len(ops) < steps:
+        op = rng.choice("+++--**" if steps == 1 else "+-")
+        n = rng.randint(2, 9) if op == "*" else rng.randint(1, rng.choice([9, 9, 9, 20, 99]))
+        if 0 <= apply(value, op, n) <= LIMIT:
+            ops.append((op, n))
+            value = apply(value, op, n)
+    chain = start, ops, value
+    thought, running = [], start
+    for op, n in ops:
+        thought.append(work(running, op, n))
+        running = apply(running, op, n)
+    text = expression(start, ops)
+    if rng.random() < 0.5:
+        text = spaced_out(text)
+    return rng.choice(p["what_is"] + p["what_is_short"]).format(e=text), thought, str(value), [chain]
+
+
+def spaced_out(text):
+    return re.sub(r"([-+*])", r" \1 ", text)
 
 
 def comparison(rng, lang, steps, smallest):
@@ -203,10 +233,14 @@ def make_problem(rng, held=False, lang=None, kind=None, steps=None, max_steps=8)
         s = min(s, max_steps)
         # One-digit operands come up in training alone, so that the model can do them, too.
         smallest = 10 if held or rng.random() < 0.7 else 1
-        if k in ("chain", "story"):
+        if not held and not (kind or steps) and rng.random() < 0.2:
+            k = "short"
+            question, thought, answer, chains = short_sum(rng, la)
+            s = len(thought)
+        elif k in ("chain", "story"):
             question, thought, answer, chains = labelled(rng, la, k, s, smallest)
         elif k == "expr":
-            question, thought, answer, chains = plain_expression(rng, la, s := min(s, 3), smallest)
+            question, thought, answer, chains = plain_expression(rng, la, s := min(s, 3), smallest, 0 if held else 0.4)
         elif k == "compare":
             question, thought, answer, chains = comparison(rng, la, s := max(2, min(s, 6)), smallest)
         else:
