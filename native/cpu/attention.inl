@@ -68,13 +68,14 @@ inline void softmax_block(const AttentionScratch& s, int64_t row, int n_keys, bo
 // split_o[row] = rescale * split_o[row] + weights[row, 0..n_keys) V for `rows` rows that see the same keys.
 template <class M>
 inline void add_values(const AttentionScratch& s, int64_t row, int64_t rows, int n_keys, bool first,
-                       const typename M::B* values, int64_t v_cols) {
+                       const typename M::B* values, int64_t v_cols, const char* ahead) {
   const typename M::A* weights = static_cast<const typename M::A*>(s.weights) + row * kKeys;
   float* out = s.split_o + row * v_cols;
   const int64_t ldb = v_cols * M::kDepth, steps = n_keys / M::kDepth;
   const float* scale = first ? nullptr : s.rescale + row;
   const int64_t wide = v_cols / (kScoreVectors * W) * (kScoreVectors * W);  // head_dim is a multiple of 64 as a rule
-  product_block<M, kScoreRows, kScoreVectors>(rows, wide, weights, kKeys, values, ldb, steps, out, v_cols, scale);
+  product_block<M, kScoreRows, kScoreVectors>(rows, wide, weights, kKeys, values, ldb, steps, out, v_cols, scale,
+                                              ahead);
   product_block<M, kScoreRows, 1>(rows, v_cols - wide, weights, kKeys, values + wide * M::kDepth, ldb, steps,
                                   out + wide, v_cols, scale);
   if (n_keys % M::kDepth == 0) return;
@@ -110,7 +111,8 @@ inline void write_row(void* out, int64_t at, const float* o, float sum, int64_t 
   }
 }
 
-// All rows of the tile from `row` on over one block of keys.
+// All rows of the tile over one block of keys. With few rows it waits for memory, and a block's K and V are too short
+// for the processor to see them coming: V is asked for while K is multiplied, and the next block's K meanwhile.
 template <class M>
 inline void attend_block(const AttentionArgs& a, const AttentionScratch& s, int32_t block, bool first, float scale) {
   const int64_t group = a.group, rows = a.n_positions * group;
@@ -119,15 +121,23 @@ inline void attend_block(const AttentionArgs& a, const AttentionScratch& s, int3
   const typename M::B* keys = static_cast<const typename M::B*>(a.keys) + a.block_table[block] * a.k_block_stride;
   const typename M::B* values = static_cast<const typename M::B*>(a.values) + a.block_table[block] * a.v_block_stride;
   const int64_t row0 = skipped * group;
+  const char *values_ahead = nullptr, *keys_ahead = nullptr;
+  if (rows <= kScoreRows) {
+    const int32_t last = (a.position + static_cast<int32_t>(a.n_positions) - 1) / static_cast<int32_t>(kKeys);
+    values_ahead = reinterpret_cast<const char*>(values);
+    const int32_t next = block < last ? block + 1 : block;
+    keys_ahead = reinterpret_cast<const char*>(static_cast<const typename M::B*>(a.keys) +
+                                               a.block_table[next] * a.k_block_stride);
+  }
   product_block<M, kScoreRows, kScoreVectors>(
       rows - row0, kKeys, static_cast<const typename M::A*>(s.q) + row0 * a.head_dim, a.head_dim, keys,
-      kKeys * M::kDepth, a.head_dim / M::kDepth, s.scores + row0 * kKeys, kKeys, nullptr);
+      kKeys * M::kDepth, a.head_dim / M::kDepth, s.scores + row0 * kKeys, kKeys, nullptr, values_ahead);
   for (int64_t p = skipped; p < a.n_positions;) {
     const int64_t visible = a.position + p - key0 + 1;
     const int n_keys = visible < kKeys ? static_cast<int>(visible) : static_cast<int>(kKeys);
     const int64_t end = n_keys < kKeys ? p + 1 : a.n_positions;  // later positions see the whole block as well
     for (int64_t row = p * group; row < end * group; ++row) softmax_block<M>(s, row, n_keys, first, scale);
-    add_values<M>(s, p * group, (end - p) * group, n_keys, first, values, a.v_cols);
+    add_values<M>(s, p * group, (end - p) * group, n_keys, first, values, a.v_cols, keys_ahead);
     p = end;
   }
 }

@@ -38,16 +38,10 @@ CpuKvCache::CpuKvCache(const Program& program, DType dtype, int64_t n_blocks)
       v_cols_(round_up_16(program.head_dim)),
       k_size_(kKeys * program.head_dim),
       v_size_(kKeys * v_cols_),
-      data_(checked_mul(block_bytes(program, dtype), n_blocks)) {}
+      data_(checked_mul(block_bytes(program, dtype), n_blocks), true) {}
 
 bool CpuKvCache::fits(const Program& program) const {
   return n_layers_ == program.n_layers && n_kv_heads_ == program.n_kv_heads && head_dim_ == program.head_dim;
-}
-
-char* CpuKvCache::at(int32_t layer, int64_t kv_head, int64_t offset) const {
-  const int64_t size = offset == 0 ? k_size_ : v_size_;
-  const int64_t element = layer * n_blocks_ * n_kv_heads_ * (k_size_ + v_size_) + offset + kv_head * size;
-  return data_.as<char>() + element * dtype_bytes(dtype_);
 }
 
 void CpuKvCache::check_block(int32_t block) const {
@@ -60,11 +54,11 @@ void CpuKvCache::check_block(int32_t block) const {
 void CpuKvCache::write_key(int32_t layer, int64_t kv_head, int32_t block, int32_t slot, const float* key) const {
   char* base = keys(layer, kv_head);
   if (dtype_ == DType::kF32) {
-    float* out = reinterpret_cast<float*>(base) + block * k_block_stride() + slot;
+    float* out = reinterpret_cast<float*>(base) + block * block_stride() + slot;
     for (int64_t i = 0; i < head_dim_; ++i) out[i * kKeys] = key[i];
     return;
   }
-  uint16_t* out = reinterpret_cast<uint16_t*>(base) + block * k_block_stride() + 2 * slot;
+  uint16_t* out = reinterpret_cast<uint16_t*>(base) + block * block_stride() + 2 * slot;
   for (int64_t i = 0; i < head_dim_; i += 2) {
     out[i * kKeys] = f32_to_bf16(key[i]);
     out[i * kKeys + 1] = f32_to_bf16(key[i + 1]);
@@ -74,11 +68,11 @@ void CpuKvCache::write_key(int32_t layer, int64_t kv_head, int32_t block, int32_
 void CpuKvCache::write_value(int32_t layer, int64_t kv_head, int32_t block, int32_t slot, const float* value) const {
   char* base = values(layer, kv_head);
   if (dtype_ == DType::kF32) {
-    float* out = reinterpret_cast<float*>(base) + block * v_block_stride() + slot * v_cols_;
+    float* out = reinterpret_cast<float*>(base) + block * block_stride() + slot * v_cols_;
     std::copy_n(value, head_dim_, out);
     return;
   }
-  uint16_t* out = reinterpret_cast<uint16_t*>(base) + block * v_block_stride() + slot / 2 * 2 * v_cols_ + slot % 2;
+  uint16_t* out = reinterpret_cast<uint16_t*>(base) + block * block_stride() + slot / 2 * 2 * v_cols_ + slot % 2;
   for (int64_t i = 0; i < head_dim_; ++i) out[2 * i] = f32_to_bf16(value[i]);
 }
 
@@ -91,14 +85,14 @@ void CpuKvCache::copy_block(int32_t from, int32_t to, int32_t n_positions) {
   const int64_t bytes = dtype_bytes(dtype_), depth = dtype_ == DType::kBF16 ? 2 : 1;
   for (int32_t layer = 0; layer < n_layers_; ++layer) {
     for (int64_t head = 0; head < n_kv_heads_; ++head) {
-      const char* k_in = keys(layer, head) + from * k_block_stride() * bytes;
-      char* k_out = keys(layer, head) + to * k_block_stride() * bytes;
+      const char* k_in = keys(layer, head) + from * block_stride() * bytes;
+      char* k_out = keys(layer, head) + to * block_stride() * bytes;
       for (int64_t step = 0; step < head_dim_ / depth; ++step) {
         const int64_t offset = step * kKeys * depth * bytes;
         std::memmove(k_out + offset, k_in + offset, static_cast<size_t>(n_positions * depth * bytes));
       }
-      const char* v_in = values(layer, head) + from * v_block_stride() * bytes;
-      char* v_out = values(layer, head) + to * v_block_stride() * bytes;
+      const char* v_in = values(layer, head) + from * block_stride() * bytes;
+      char* v_out = values(layer, head) + to * block_stride() * bytes;
       const int64_t whole = n_positions / depth * v_cols_ * depth * bytes;
       std::memmove(v_out, v_in, static_cast<size_t>(whole));
       if (n_positions % depth == 0) continue;
@@ -118,11 +112,7 @@ void CpuKvCache::poison_block(int32_t block) {
       std::fill_n(reinterpret_cast<uint16_t*>(out), n, static_cast<uint16_t>(0x7fc0));
     }
   };
-  const int64_t bytes = dtype_bytes(dtype_);
-  for (int32_t layer = 0; layer < n_layers_; ++layer) {
-    fill(keys(layer, 0) + block * k_block_stride() * bytes, k_block_stride());
-    fill(values(layer, 0) + block * v_block_stride() * bytes, v_block_stride());
-  }
+  fill(data_.as<char>() + block * block_stride() * dtype_bytes(dtype_), block_stride());
 }
 
 }  // namespace qwen3::cpu

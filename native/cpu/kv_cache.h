@@ -6,10 +6,10 @@
 
 namespace qwen3::cpu {
 
-// K and V pools per layer, one head's block contiguous, in the layout that attention multiplies without moving
-// anything:
-//   K [n_layers][n_blocks][n_kv_heads][head_dim / depth][64][depth]   V [...][64 / depth][v_cols][depth]
-// depth is 2 for bf16, 1 for f32; v_cols is head_dim rounded up to 16. Pages are committed when first written.
+// One head's block contiguous, in the layout that attention multiplies without moving anything:
+//   [n_blocks][n_layers][n_kv_heads] of K [head_dim / depth][64][depth], then V [64 / depth][v_cols][depth]
+// depth is 2 for bf16, 1 for f32; v_cols is head_dim rounded up to 16. All layers of a block lie together, so that huge
+// pages hold what is in use and no more. Pages are committed when first written.
 class CpuKvCache : public KvCache {
  public:
   CpuKvCache(const Program& program, DType dtype, int64_t n_blocks);
@@ -21,10 +21,11 @@ class CpuKvCache : public KvCache {
   int64_t n_blocks() const { return n_blocks_; }
   bool fits(const Program& program) const;
   // Of block 0; add block * block_stride() elements.
-  char* keys(int32_t layer, int64_t kv_head) const { return at(layer, kv_head, 0); }
-  char* values(int32_t layer, int64_t kv_head) const { return at(layer, kv_head, n_blocks_ * n_kv_heads_ * k_size_); }
-  int64_t k_block_stride() const { return n_kv_heads_ * k_size_; }  // elements
-  int64_t v_block_stride() const { return n_kv_heads_ * v_size_; }
+  char* keys(int32_t layer, int64_t kv_head) const {
+    return data_.as<char>() + (layer * n_kv_heads_ + kv_head) * (k_size_ + v_size_) * dtype_bytes(dtype_);
+  }
+  char* values(int32_t layer, int64_t kv_head) const { return keys(layer, kv_head) + k_size_ * dtype_bytes(dtype_); }
+  int64_t block_stride() const { return n_layers_ * n_kv_heads_ * (k_size_ + v_size_); }  // elements
   int64_t v_cols() const { return v_cols_; }
 
   // Writes one head's K (f32, already rotated) and V at slot [0, 64) of a block.
@@ -34,7 +35,6 @@ class CpuKvCache : public KvCache {
   static int64_t block_bytes(const Program& program, DType dtype);
 
  private:
-  char* at(int32_t layer, int64_t kv_head, int64_t offset) const;
   void check_block(int32_t block) const;
 
   DType dtype_;

@@ -187,7 +187,7 @@ void CpuExecutable::attention_task(const AttentionOp& op, const AttentionTask& t
   args.split_keys = kSplitSize, args.split_begin = task.split_begin, args.split_end = task.split_end;
   args.block_table = batch_->sequences[static_cast<size_t>(task.sequence)].block_table.data();
   args.keys = cache_->keys(op.layer, task.kv_head), args.values = cache_->values(op.layer, task.kv_head);
-  args.k_block_stride = cache_->k_block_stride(), args.v_block_stride = cache_->v_block_stride();
+  args.k_block_stride = args.v_block_stride = cache_->block_stride();
   if (task.partial < 0) args.out = out.row(task.row) + first * out.element();
   args.out_stride = out.stride, args.out_store = out.store;
   args.partial = partials_.as<float>() + std::max<int64_t>(task.partial, 0);

@@ -32,9 +32,11 @@ struct F32xBf16 {
   static inline F value(F v) { return vround_bf16(v); }
 };
 
+// ahead: memory that is needed next is asked for, as many bytes a step as the step reads of b; null: none.
 template <class M, int R, int CV>
 inline void product_tile(const typename M::A* a, int64_t lda, const typename M::B* b, int64_t ldb, int64_t steps,
-                         float* out, int64_t ldo, const float* scale) {
+                         float* out, int64_t ldo, const float* scale, const char* ahead = nullptr) {
+  constexpr int64_t kStepBytes = int64_t{CV} * W * M::kDepth * sizeof(typename M::B);
   F acc[R][CV];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -52,6 +54,11 @@ inline void product_tile(const typename M::A* a, int64_t lda, const typename M::
     }
     a += M::kDepth;
     b += ldb;
+    if (ahead) {
+#pragma GCC unroll 8
+      for (int64_t at = 0; at < kStepBytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
+      ahead += kStepBytes;
+    }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -63,22 +70,24 @@ inline void product_tile(const typename M::A* a, int64_t lda, const typename M::
 // The tile with as many rows as there are, 1 to R.
 template <class M, int R, int CV>
 inline void product_up_to(int64_t rows, const typename M::A* a, int64_t lda, const typename M::B* b, int64_t ldb,
-                          int64_t steps, float* out, int64_t ldo, const float* scale) {
+                          int64_t steps, float* out, int64_t ldo, const float* scale, const char* ahead = nullptr) {
   if (rows >= R) {
-    product_tile<M, R, CV>(a, lda, b, ldb, steps, out, ldo, scale);
+    product_tile<M, R, CV>(a, lda, b, ldb, steps, out, ldo, scale, ahead);
   } else if constexpr (R > 1) {
-    product_up_to<M, R - 1, CV>(rows, a, lda, b, ldb, steps, out, ldo, scale);
+    product_up_to<M, R - 1, CV>(rows, a, lda, b, ldb, steps, out, ldo, scale, ahead);
   }
 }
 
-// Any number of rows; `columns` a multiple of CV * W.
+// Any number of rows; `columns` a multiple of CV * W. `ahead` is read along with the first R rows.
 template <class M, int R, int CV>
 inline void product_block(int64_t rows, int64_t columns, const typename M::A* a, int64_t lda, const typename M::B* b,
-                          int64_t ldb, int64_t steps, float* out, int64_t ldo, const float* scale) {
+                          int64_t ldb, int64_t steps, float* out, int64_t ldo, const float* scale,
+                          const char* ahead = nullptr) {
   for (int64_t c = 0; c < columns; c += CV * W) {
     for (int64_t r = 0; r < rows; r += R) {
       product_up_to<M, R, CV>(rows - r, a + r * lda, lda, b + c * M::kDepth, ldb, steps, out + r * ldo + c, ldo,
-                              scale ? scale + r : nullptr);
+                              scale ? scale + r : nullptr, r == 0 ? ahead : nullptr);
     }
+    if (ahead) ahead += steps * CV * W * M::kDepth * static_cast<int64_t>(sizeof(typename M::B));
   }
 }

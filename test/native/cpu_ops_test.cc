@@ -241,12 +241,16 @@ Context make_context(Random& random, const AttentionCase& c) {
     for (float x : key) out.keys.push_back(c.cache == DType::kBF16 ? to_bf16_value(x) : x);
     for (float x : value) out.values.push_back(c.cache == DType::kBF16 ? to_bf16_value(x) : x);
   }
-  out.k_stride = cache.k_block_stride(), out.v_stride = cache.v_block_stride(), out.v_cols = cache.v_cols();
-  const size_t k_bytes = static_cast<size_t>(n_blocks * out.k_stride * dtype_bytes(c.cache));
-  const size_t v_bytes = static_cast<size_t>(n_blocks * out.v_stride * dtype_bytes(c.cache));
-  out.k_pool = std::make_unique<Guarded<char>>(k_bytes), out.v_pool = std::make_unique<Guarded<char>>(v_bytes);
-  std::memcpy(out.k_pool->data(), cache.keys(0, 0), k_bytes);
-  std::memcpy(out.v_pool->data(), cache.values(0, 0), v_bytes);
+  // In pools of their own, block after block, with a guard page behind each.
+  out.v_cols = cache.v_cols(), out.k_stride = 64 * c.head_dim, out.v_stride = 64 * out.v_cols;
+  const int64_t element = dtype_bytes(c.cache), k_bytes = out.k_stride * element, v_bytes = out.v_stride * element;
+  out.k_pool = std::make_unique<Guarded<char>>(static_cast<size_t>(n_blocks * k_bytes));
+  out.v_pool = std::make_unique<Guarded<char>>(static_cast<size_t>(n_blocks * v_bytes));
+  for (int32_t b = 0; b < n_blocks; ++b) {
+    const int64_t from = b * cache.block_stride() * element;
+    std::memcpy(out.k_pool->data() + b * k_bytes, cache.keys(0, 0) + from, static_cast<size_t>(k_bytes));
+    std::memcpy(out.v_pool->data() + b * v_bytes, cache.values(0, 0) + from, static_cast<size_t>(v_bytes));
+  }
   return out;
 }
 
