@@ -1,5 +1,6 @@
+#include "cuda/cache.h"
+
 #include "core/checked.h"
-#include "cuda/executable.h"
 
 namespace qwen3::cuda {
 
@@ -8,16 +9,22 @@ int64_t DeviceCache::block_bytes(const qwen3_cuda_program& p) {
                      checked_mul(p.head_dim, 2));
 }
 
-DeviceCache::DeviceCache(Stream stream, const qwen3_cuda_program& p, int64_t n_blocks)
-    : stream_(stream),
-      n_layers_(p.n_layers),
+DeviceCache::DeviceCache(const qwen3_cuda_program& p, int64_t n_blocks)
+    : n_layers_(p.n_layers),
       n_kv_heads_(p.n_kv_heads),
       head_dim_(p.head_dim),
       n_blocks_(n_blocks),
-      pools_(static_cast<size_t>(checked_mul(block_bytes(p), n_blocks))) {}
+      pools_(static_cast<size_t>(checked_mul(block_bytes(p), n_blocks + 1))),
+      stream_(create_stream()) {
+  poison_block(padding_block());  // nobody may read it
+}
+
+DeviceCache::~DeviceCache() {
+  destroy_stream(stream_);
+}
 
 KvLayer DeviceCache::layer(int32_t i) const {
-  const int64_t pool = n_blocks_ * n_kv_heads_ * head_elements();
+  const int64_t pool = (n_blocks_ + 1) * n_kv_heads_ * head_elements();
   Bf16* keys = pools_.as<Bf16>() + 2 * i * pool;
   return {keys, keys + pool};
 }

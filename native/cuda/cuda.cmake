@@ -109,18 +109,21 @@ if(QWEN3_CUDA_TESTS)
   add_dependencies(gpu_bench_emulated qwen3_cuda_emulated_library)
 
   enable_testing()
+  add_library(qwen3_cuda_other_version SHARED test/native/cuda_other_version.cc)
+  target_include_directories(qwen3_cuda_other_version PRIVATE native)
   file(GLOB QWEN3_CUDA_TEST_SOURCES CONFIGURE_DEPENDS test/native/cuda_*_test.cc)
   foreach(source ${QWEN3_CUDA_TEST_SOURCES})
     get_filename_component(name ${source} NAME_WE)
     add_executable(${name} ${source})
-    if(name MATCHES "^cuda_(backend|model)_test$")  # through the library's door, as the addon goes
+    if(name MATCHES "^cuda_(backend|model|loop)_test$")  # through the library's door, as the addon goes
       target_link_libraries(${name} PRIVATE qwen3_engine)
       add_dependencies(${name} qwen3_cuda_emulated_library)
     else()
       target_link_libraries(${name} PRIVATE qwen3_cuda_emulated)
     endif()
     add_test(NAME ${name} COMMAND ${name})
-    set_tests_properties(${name} PROPERTIES
-      ENVIRONMENT "QWEN3_CUDA_LIBRARY=$<TARGET_FILE:qwen3_cuda_emulated_library>")
+    set(environment QWEN3_CUDA_LIBRARY=$<TARGET_FILE:qwen3_cuda_emulated_library>
+      QWEN3_CUDA_OTHER_VERSION=$<TARGET_FILE:qwen3_cuda_other_version>)
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT "${environment}")
   endforeach()
 endif()

@@ -1,97 +1,99 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <map>
 #include <memory>
 #include <vector>
 
-#include "cuda/library.h"
-#include "cuda/schedule.h"
+#include "cuda/cache.h"
+#include "cuda/tables.h"
 #include "cuda/weights.h"
 
 namespace qwen3::cuda {
 
-// K and V pools of every layer, bf16 [n_blocks, n_kv_heads, 64, head_dim] each.
-class DeviceCache {
- public:
-  DeviceCache(Stream stream, const qwen3_cuda_program& program, int64_t n_blocks);
-  void copy_block(int32_t from, int32_t to, int32_t n_positions);
-  void poison_block(int32_t block);
-  KvLayer layer(int32_t i) const;
-  int64_t n_blocks() const { return n_blocks_; }
-  static int64_t block_bytes(const qwen3_cuda_program& program);
-
- private:
-  int64_t head_elements() const { return int64_t{64} * head_dim_; }
-  Stream stream_;
-  int32_t n_layers_, n_kv_heads_, head_dim_;
-  int64_t n_blocks_;
-  DeviceBuffer pools_;  // [n_layers, 2, n_blocks, n_kv_heads, 64, head_dim]
-};
-
-// A program with its activations. Rows that decode come first on the device, the others behind them: the two ranges run
-// different kernels, so that a row's bits depend on its phase and never on its neighbours.
+// A program with its activations, and its steps: run() waits for logits, enqueue() and collect() let the device draw
+// tokens while the host is up to two steps ahead. Rows that decode come first on the device, the others behind them:
+// the two ranges run different kernels, so that a row's bits depend on its phase and never on its neighbours.
+//
+// Queued steps of decoding rows only are CUDA graphs, one per bucket of rows, captured before they are needed. Missing
+// rows are padding (StepTables). Everything they read lies at fixed addresses; when one must grow, the graphs are
+// captured again.
 class DeviceExecutable {
  public:
-  DeviceExecutable(Stream stream, const DeviceDescription& device, const qwen3_cuda_program& program,
-                   std::vector<const DeviceWeight*> weights, int64_t max_rows, bool one_class);
+  DeviceExecutable(Stream loading, const DeviceDescription& device, const qwen3_cuda_program& program,
+                   std::vector<const DeviceWeight*> weights, int64_t max_rows, int64_t max_positions, bool one_class);
+  ~DeviceExecutable();
+  void prepare(DeviceCache& cache, int64_t decode_rows);
   void run(const qwen3_cuda_batch& batch, DeviceCache& cache, float* logits);
+  void enqueue(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, DeviceCache& cache);
+  void collect(int32_t* tokens, int32_t n);
   void observe(qwen3_cuda_observer observer, void* context) { observer_ = observer, observer_context_ = context; }
-  void expert_counts(int64_t* out);
+  void expert_counts(int64_t* out) const { std::copy(expert_totals_.begin(), expert_totals_.end(), out); }
 
  private:
-  struct Step {
+  struct Operation {
     qwen3_cuda_op plain;
     DeviceBuffer gate_up, down;  // pointers to the experts' weights
     int32_t ffn = 0;
   };
-  // The rows of one kernel class.
-  struct Range {
-    int begin, count;
-    bool decode;
+  // What a queued step gives to the host.
+  struct Result {
+    OwnedEvent done;
+    PinnedBuffer tokens, expert_load;
+    int n_tokens = 0;
   };
-  // What a step needs on the device, in one buffer that one copy fills.
-  struct Tables {
-    const int32_t* tokens = nullptr;
-    RowMap rows{};
-    const int32_t* logits_rows = nullptr;
-    AttentionWork prefill{}, decode{};
-    const CombineRow* combine = nullptr;
-    int n_combine = 0;
-  };
+  static constexpr int kQueue = 2;
 
   void check_program() const;
-  void upload(const qwen3_cuda_batch& batch);
-  void plan_rows(const qwen3_cuda_batch& batch);
-  void run_op(const Step& op, DeviceCache& cache);
-  void run_linear(const Step& op);
-  void run_moe(const Step& op);
-  void run_logits(const Step& op, float* logits);
+  void make_operations(Stream loading, const qwen3_cuda_program& program);
+  void make_expert_buffers(Stream loading, int64_t assignments, int64_t widest);
+  void use(DeviceCache& cache);
+  void forget_queue() noexcept;
+  // Room for the planned step; nothing of it has run yet.
+  void make_room(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket);
+  void moved();
+  int bucket_of(const qwen3_cuda_batch& batch) const;
+  void capture(int bucket, DeviceCache& cache);
+  void start(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket, DeviceCache& cache);
+  void finish_step(Result& result);
+  void count_experts(const Result& result);
+
+  // operations.cc: launches for the step in view_.
+  void launch_all(DeviceCache& cache);
+  void launch_sampling();
+  void launch_op(const Operation& op, DeviceCache& cache);
+  void launch_attention(const qwen3_cuda_op& op, DeviceCache& cache);
+  void launch_linear(const Operation& op);
+  void launch_moe(const Operation& op);
+  void launch_logits(const Operation& op);
   void show(int32_t index, int32_t buffer);
   const DeviceWeight& weight(int32_t id) const { return *weights_.at(static_cast<size_t>(id)); }
   float* f32(int32_t buffer) const { return buffers_.at(static_cast<size_t>(buffer)).as<float>(); }
   Bf16* bf16(int32_t buffer) const { return buffers_.at(static_cast<size_t>(buffer)).as<Bf16>(); }
 
-  Stream stream_;
+  Stream stream_ = nullptr;  // the cache's
   int32_t n_layers_, n_experts_, hidden_, vocab_;
   HeadShape heads_;
   bool hopper_;
   int multiprocessors_;
-  int64_t max_rows_;
+  int64_t max_rows_, max_positions_;
   bool one_class_;
   std::vector<qwen3_cuda_buffer> described_;
-  std::vector<Step> ops_;
+  std::vector<Operation> ops_;
   std::vector<const DeviceWeight*> weights_;
   std::vector<DeviceBuffer> buffers_;
   DeviceBuffer inv_freq_, rope_factor_, cos_, sin_;
-  DeviceBuffer tables_, partials_, logits_;
-  PinnedBuffer staging_;
+  DeviceBuffer tokens_, drawn_, partials_, logits_;
   DeviceBuffer ids_, shares_, order_, offsets_, gated_, products_, expert_load_;
 
-  // Of the running step.
-  std::vector<StepSequence> sequences_;  // in the device's order
-  std::vector<int32_t> row_of_;          // device row -> row of the batch
-  std::vector<Range> ranges_;
-  Tables step_;
-  int n_rows_ = 0, n_logits_ = 0;
+  StepTables tables_;
+  StepView view_;                     // of the step that is being launched or captured
+  std::map<int, OwnedGraph> graphs_;  // by bucket
+  std::array<Result, kQueue> results_;
+  int next_ = 0, queued_ = 0;  // the next result to fill; how many before it wait for collect()
+  std::vector<int64_t> expert_totals_;
+  std::vector<uint32_t> expert_seen_;
 
   qwen3_cuda_observer observer_ = nullptr;
   void* observer_context_ = nullptr;

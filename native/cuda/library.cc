@@ -3,6 +3,7 @@
 #include "cuda/library.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -17,25 +18,49 @@
 using namespace qwen3;
 using namespace qwen3::cuda;
 
+namespace {
+
+// Some errors (an illegal address) end a device's context: everything of this process there is lost, and only a reset,
+// without anything alive on it, brings the device back. So what is alive is counted, and resets too: handles of an
+// earlier context must not be given back.
+constexpr int32_t kMostDevices = 64;
+std::atomic<int64_t> g_alive[kMostDevices], g_resets[kMostDevices];
+
+class OnDevice {
+ public:
+  explicit OnDevice(int32_t index) : index_(index) { ++g_alive[index]; }
+  ~OnDevice() { --g_alive[index_]; }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  int32_t index() const { return index_; }
+
+ private:
+  int32_t index_;
+};
+
+}  // namespace
+
 struct qwen3_cuda_backend {
   int32_t device = 0;
   bool full_invariance = false;
-  Stream stream = nullptr;  // of loading; executables have their own
-  std::mutex loading;
+  std::mutex loading;  // whatever is made on the device is made under it
+  Loader loader;       // of weights and tables; steps run on their cache's stream
+  int64_t resets = 0;  // that the loader has seen
 };
 struct qwen3_cuda_weight {
+  explicit qwen3_cuda_weight(int32_t device) : on(device) {}
+  OnDevice on;
   std::unique_ptr<DeviceWeight> weight;
-  int32_t device = 0;
 };
 struct qwen3_cuda_cache {
+  explicit qwen3_cuda_cache(int32_t device) : on(device) {}
+  OnDevice on;
   std::unique_ptr<DeviceCache> cache;
-  int32_t device = 0;
-  Stream stream = nullptr;
 };
 struct qwen3_cuda_executable {
+  explicit qwen3_cuda_executable(int32_t device) : on(device) {}
+  OnDevice on;
   std::unique_ptr<DeviceExecutable> executable;
-  int32_t device = 0;
-  Stream stream = nullptr;
 };
 
 namespace {
@@ -116,7 +141,7 @@ qwen3_cuda_backend* create_backend(int32_t device, int32_t full_invariance, qwen
   return guarded(error, static_cast<qwen3_cuda_backend*>(nullptr), [&] {
     require_driver();
     const int n = device_count();
-    if (device < 0 || device >= n) {
+    if (device < 0 || device >= std::min(n, kMostDevices)) {
       throw Error(ErrorCode::kUnsupported,
                   "there is no CUDA device " + std::to_string(device) + "; this machine has " + std::to_string(n),
                   "device");
@@ -126,15 +151,39 @@ qwen3_cuda_backend* create_backend(int32_t device, int32_t full_invariance, qwen
     use_device(device);
     auto backend = std::make_unique<qwen3_cuda_backend>();
     backend->device = device, backend->full_invariance = full_invariance != 0;
-    backend->stream = create_stream();
+    backend->resets = g_resets[device];
     return backend.release();
   });
 }
 
 void destroy_backend(qwen3_cuda_backend* backend) {
   if (!backend) return;
-  destroy_stream(backend->stream);
+  guarded(nullptr, 0, [&] {
+    use_device(backend->device);
+    if (backend->resets != g_resets[backend->device]) backend->loader.abandon();
+    return 0;
+  });
   delete backend;
+}
+
+// Before anything is made on a device, under `loading`.
+void ready(qwen3_cuda_backend* backend) {
+  const int32_t device = backend->device;
+  use_device(device);
+  if (!device_works(device)) {
+    if (g_alive[device] > 0) {
+      throw Error(ErrorCode::kInternal,
+                  "CUDA device " + std::to_string(device) +
+                      " stopped after an error; close every model that uses it, then load again",
+                  "device");
+    }
+    reset_device(device);
+    ++g_resets[device];
+    use_device(device);
+  }
+  if (backend->resets == g_resets[device]) return;
+  backend->loader.abandon();
+  backend->resets = g_resets[device];
 }
 
 int64_t packed_size(int32_t use, int32_t format, int64_t rows, int64_t cols, qwen3_cuda_error* error) {
@@ -147,10 +196,9 @@ qwen3_cuda_weight* pack(qwen3_cuda_backend* backend, int32_t use, int32_t format
                         int32_t n_sources, qwen3_cuda_error* error) {
   return guarded(error, static_cast<qwen3_cuda_weight*>(nullptr), [&] {
     const std::lock_guard lock(backend->loading);
-    use_device(backend->device);
-    auto weight = std::make_unique<qwen3_cuda_weight>();
-    weight->device = backend->device;
-    weight->weight = pack_weight(backend->stream, static_cast<WeightUse>(use), static_cast<WeightFormat>(format),
+    ready(backend);
+    auto weight = std::make_unique<qwen3_cuda_weight>(backend->device);
+    weight->weight = pack_weight(backend->loader, static_cast<WeightUse>(use), static_cast<WeightFormat>(format),
                                  {sources, static_cast<size_t>(n_sources)});
     return weight.release();
   });
@@ -160,7 +208,7 @@ template <class Handle>
 void destroy_on_device(Handle* handle) {
   if (!handle) return;
   guarded(nullptr, 0, [&] {
-    use_device(handle->device);
+    use_device(handle->on.index());
     return 0;
   });
   delete handle;
@@ -183,27 +231,24 @@ qwen3_cuda_cache* create_cache(qwen3_cuda_backend* backend, const qwen3_cuda_pro
                                int64_t n_blocks, qwen3_cuda_error* error) {
   if (kv_block_bytes(program, dtype, error) < 0) return nullptr;
   return guarded(error, static_cast<qwen3_cuda_cache*>(nullptr), [&] {
-    use_device(backend->device);
-    auto cache = std::make_unique<qwen3_cuda_cache>();
-    cache->device = backend->device;
-    cache->stream = create_stream();
-    cache->cache = std::make_unique<DeviceCache>(cache->stream, *program, n_blocks);
+    const std::lock_guard lock(backend->loading);
+    ready(backend);
+    auto cache = std::make_unique<qwen3_cuda_cache>(backend->device);
+    cache->cache = std::make_unique<DeviceCache>(*program, n_blocks);
     return cache.release();
   });
 }
 
 void destroy_cache(qwen3_cuda_cache* cache) {
-  if (cache) destroy_stream(cache->stream);
   destroy_on_device(cache);
 }
 
-// Blocks are copied and poisoned between steps: waited for, so that the next step on another stream sees them.
+// On the cache's stream, like the steps.
 template <class Body>
 int32_t between_steps(qwen3_cuda_cache* cache, qwen3_cuda_error* error, Body body) {
   return guarded(error, int32_t{1}, [&] {
-    use_device(cache->device);
+    use_device(cache->on.index());
     body(*cache->cache);
-    synchronize(cache->stream);
     return 0;
   });
 }
@@ -215,34 +260,58 @@ int32_t poison_block(qwen3_cuda_cache* cache, int32_t block, qwen3_cuda_error* e
 }
 
 qwen3_cuda_executable* compile(qwen3_cuda_backend* backend, const qwen3_cuda_program* program,
-                               const qwen3_cuda_weight* const* weights, int32_t n_weights, int64_t max_rows, int64_t,
-                               qwen3_cuda_error* error) {
+                               const qwen3_cuda_weight* const* weights, int32_t n_weights, int64_t max_rows,
+                               int64_t max_positions, qwen3_cuda_error* error) {
   return guarded(error, static_cast<qwen3_cuda_executable*>(nullptr), [&] {
-    use_device(backend->device);
+    const std::lock_guard lock(backend->loading);
+    ready(backend);
     std::vector<const DeviceWeight*> all;
     for (int32_t i = 0; i < n_weights; ++i) all.push_back(weights[i]->weight.get());
-    auto executable = std::make_unique<qwen3_cuda_executable>();
-    executable->device = backend->device;
-    executable->stream = create_stream();
+    backend->loader.finish();  // the weights' copies
+    auto executable = std::make_unique<qwen3_cuda_executable>(backend->device);
     executable->executable =
-        std::make_unique<DeviceExecutable>(executable->stream, describe_device(backend->device), *program,
-                                           std::move(all), max_rows, backend->full_invariance);
+        std::make_unique<DeviceExecutable>(backend->loader.stream(), describe_device(backend->device), *program,
+                                           std::move(all), max_rows, max_positions, backend->full_invariance);
     return executable.release();
   });
 }
 
 void destroy_executable(qwen3_cuda_executable* executable) {
-  if (executable) destroy_stream(executable->stream);
   destroy_on_device(executable);
+}
+
+// A call on an executable. An error that the device did not survive says so.
+template <class Body>
+int32_t on_executable(qwen3_cuda_executable* executable, qwen3_cuda_error* error, Body body) {
+  return guarded(error, int32_t{1}, [&] {
+    use_device(executable->on.index());
+    try {
+      body(*executable->executable);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kInternal || device_works(executable->on.index())) throw;
+      throw Error(e.code(), std::string(e.what()) + "; close every model on this device, then load again", e.subject());
+    }
+    return 0;
+  });
+}
+
+int32_t prepare(qwen3_cuda_executable* executable, qwen3_cuda_cache* cache, int64_t decode_rows,
+                qwen3_cuda_error* error) {
+  return on_executable(executable, error, [&](DeviceExecutable& e) { e.prepare(*cache->cache, decode_rows); });
+}
+
+int32_t enqueue(qwen3_cuda_executable* executable, const qwen3_cuda_batch* batch, const qwen3_cuda_sampling* sampling,
+                qwen3_cuda_cache* cache, qwen3_cuda_error* error) {
+  return on_executable(executable, error, [&](DeviceExecutable& e) { e.enqueue(*batch, sampling, *cache->cache); });
+}
+
+int32_t collect(qwen3_cuda_executable* executable, int32_t* tokens, int32_t n, qwen3_cuda_error* error) {
+  return on_executable(executable, error, [&](DeviceExecutable& e) { e.collect(tokens, n); });
 }
 
 int32_t run(qwen3_cuda_executable* executable, const qwen3_cuda_batch* batch, qwen3_cuda_cache* cache, float* logits,
             qwen3_cuda_error* error) {
-  return guarded(error, int32_t{1}, [&] {
-    use_device(executable->device);
-    executable->executable->run(*batch, *cache->cache, logits);
-    return 0;
-  });
+  return on_executable(executable, error, [&](DeviceExecutable& e) { e.run(*batch, *cache->cache, logits); });
 }
 
 void observe(qwen3_cuda_executable* executable, qwen3_cuda_observer observer, void* context) {
@@ -250,11 +319,7 @@ void observe(qwen3_cuda_executable* executable, qwen3_cuda_observer observer, vo
 }
 
 int32_t expert_counts(qwen3_cuda_executable* executable, int64_t* out, qwen3_cuda_error* error) {
-  return guarded(error, int32_t{1}, [&] {
-    use_device(executable->device);
-    executable->executable->expert_counts(out);
-    return 0;
-  });
+  return on_executable(executable, error, [&](DeviceExecutable& e) { e.expert_counts(out); });
 }
 
 const qwen3_cuda_table kTable = {
@@ -274,6 +339,9 @@ const qwen3_cuda_table kTable = {
     poison_block,
     compile,
     destroy_executable,
+    prepare,
+    enqueue,
+    collect,
     run,
     observe,
     expert_counts,
@@ -282,5 +350,5 @@ const qwen3_cuda_table kTable = {
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const qwen3_cuda_table* qwen3_cuda_library(int32_t abi_version) {
-  return abi_version == QWEN3_CUDA_ABI_VERSION ? &kTable : nullptr;
+  return abi_version == QWEN3_CUDA_ABI_VERSION || abi_version == 0 ? &kTable : nullptr;
 }

@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-#define QWEN3_CUDA_ABI_VERSION 1
+#define QWEN3_CUDA_ABI_VERSION 2
 
 typedef struct {
   int32_t code; /* qwen3::ErrorCode */
@@ -33,7 +33,7 @@ typedef struct {
   char reason[500]; /* empty when usable */
 } qwen3_cuda_device;
 
-/* Reads rows [begin, end) of a matrix as its dtype; 0 on success. May be called from the calling thread only. */
+/* Reads rows [begin, end) of a matrix as its dtype; 0 on success. Called from several threads at once. */
 typedef int32_t (*qwen3_cuda_read)(void* context, int64_t begin, int64_t end, void* out);
 typedef struct {
   int64_t rows, cols;
@@ -70,6 +70,7 @@ typedef struct {
 /* ops/step.h as plain data. */
 typedef struct {
   int32_t row_begin, n_rows, position_begin, rope_table;
+  int32_t decode;
   int32_t n_blocks;
   const int32_t* block_table;
 } qwen3_cuda_sequence;
@@ -79,6 +80,22 @@ typedef struct {
   const qwen3_cuda_sequence* sequences;
   const int32_t* logits_rows;
 } qwen3_cuda_batch;
+
+/* ops/sampling.h as plain data. */
+typedef struct {
+  int32_t id;
+  float bias;
+  int32_t count, banned;
+} qwen3_cuda_adjustment;
+typedef struct {
+  float temperature, top_p, min_p;
+  int32_t top_k;
+  float presence_penalty, frequency_penalty, repetition_penalty;
+  int32_t choice;
+  uint64_t seed, position;
+  int32_t counts_input, n_adjustments;
+  const qwen3_cuda_adjustment* adjustments;
+} qwen3_cuda_sampling;
 
 /* Called after each operation but logits with the buffer that it wrote, [rows, cols] f32 on the host. */
 typedef void (*qwen3_cuda_observer)(void* context, int32_t op, int64_t rows, int64_t cols, const float* values);
@@ -107,6 +124,7 @@ typedef struct {
   qwen3_cuda_cache* (*create_cache)(qwen3_cuda_backend*, const qwen3_cuda_program*, int32_t dtype, int64_t n_blocks,
                                     qwen3_cuda_error* error);
   void (*destroy_cache)(qwen3_cuda_cache*);
+  /* Ordered before the steps that are started later on the same cache. */
   int32_t (*copy_block)(qwen3_cuda_cache*, int32_t from, int32_t to, int32_t n_positions, qwen3_cuda_error* error);
   int32_t (*poison_block)(qwen3_cuda_cache*, int32_t block, qwen3_cuda_error* error);
   /* Copies what it needs of the program; keeps the weights' pointers. */
@@ -114,15 +132,24 @@ typedef struct {
                                     const qwen3_cuda_weight* const* weights, int32_t n_weights, int64_t max_rows,
                                     int64_t max_positions, qwen3_cuda_error* error);
   void (*destroy_executable)(qwen3_cuda_executable*);
-  /* logits: host, [n_logits, vocab] f32. */
+  /* Once, before steps: room for queued steps of up to decode_rows decoding rows, their graphs captured. */
+  int32_t (*prepare)(qwen3_cuda_executable*, qwen3_cuda_cache*, int64_t decode_rows, qwen3_cuda_error* error);
+  /* Queues a step that draws a token for each of its logits rows; a token of -1 - i stands for the i-th that the step
+   * queued before draws. collect waits for the oldest queued step, of two at most, and writes its n tokens. After a
+   * failure nothing is queued, except when enqueue reports out of memory: then nothing of that step has run. */
+  int32_t (*enqueue)(qwen3_cuda_executable*, const qwen3_cuda_batch*, const qwen3_cuda_sampling*, qwen3_cuda_cache*,
+                     qwen3_cuda_error* error);
+  int32_t (*collect)(qwen3_cuda_executable*, int32_t* tokens, int32_t n, qwen3_cuda_error* error);
+  /* With nothing queued. logits: host, [n_logits, vocab] f32. */
   int32_t (*run)(qwen3_cuda_executable*, const qwen3_cuda_batch*, qwen3_cuda_cache*, float* logits,
                  qwen3_cuda_error* error);
   void (*observe)(qwen3_cuda_executable*, qwen3_cuda_observer observer, void* context); /* null: off */
-  /* [n_layers * n_experts] since the executable was made. */
+  /* [n_layers * n_experts] since the executable was made, as of the last step that was run or collected. */
   int32_t (*expert_counts)(qwen3_cuda_executable*, int64_t* out, qwen3_cuda_error* error);
 } qwen3_cuda_table;
 
-/* Null when the library cannot serve this version of the interface. */
+/* Null when the library cannot serve this version of the interface. Version 0 asks which one it serves: the table that
+ * comes back is only good for abi_version, size and version, which stay where they are for ever. */
 const qwen3_cuda_table* qwen3_cuda_library(int32_t abi_version);
 
 #ifdef __cplusplus

@@ -30,9 +30,30 @@ int device_count();    // 0 when there is none, whatever the reason
 DeviceDescription describe_device(int device);
 void use_device(int device);  // for the calling thread
 
+// Whether the device still takes work: after some errors (an illegal address, say) CUDA refuses everything until
+// reset_device(), which frees all that this process has there. Only for a device without live objects.
+bool device_works(int device);
+void reset_device(int device);
+
 Stream create_stream();
 void destroy_stream(Stream stream);
 void synchronize(Stream stream);
+
+// A point of a stream that the host can wait for while work behind it goes on.
+using Event = CUevent_st*;
+Event create_event();
+void destroy_event(Event event);
+void record(Event event, Stream stream);
+void wait(Event event);
+
+// Launches between begin and end are recorded instead of run; launch_graph then runs them all with one call. Nothing
+// may be allocated, copied from host memory or waited for meanwhile.
+using Graph = CUgraphExec_st*;
+void begin_capture(Stream stream);
+Graph end_capture(Stream stream);
+void abandon_capture(Stream stream) noexcept;  // after a failure between
+void launch_graph(Graph graph, Stream stream);
+void destroy_graph(Graph graph);
 
 void* allocate(size_t bytes);
 void release(void* pointer);
@@ -44,6 +65,29 @@ void copy_to_device(Stream stream, void* to, const void* from, size_t bytes);
 void copy_to_host(Stream stream, void* to, const void* from, size_t bytes);
 void copy_on_device(Stream stream, void* to, const void* from, size_t bytes);
 void fill_bytes(Stream stream, void* to, int byte, size_t bytes);
+
+// Owned events and graphs.
+template <class Handle, void (*destroy)(Handle)>
+class Owned {
+ public:
+  Owned() = default;
+  explicit Owned(Handle handle) : handle_(handle) {}
+  ~Owned() {
+    if (handle_) destroy(handle_);
+  }
+  Owned(Owned&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Owned& operator=(Owned&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  Handle get() const { return handle_; }
+  void forget() { handle_ = nullptr; }  // after reset_device(): it is gone
+
+ private:
+  Handle handle_ = nullptr;
+};
+using OwnedEvent = Owned<Event, destroy_event>;
+using OwnedGraph = Owned<Graph, destroy_graph>;
 
 // Owned device memory.
 class DeviceBuffer {
@@ -59,9 +103,12 @@ class DeviceBuffer {
     std::swap(data_, other.data_), std::swap(bytes_, other.bytes_);
     return *this;
   }
-  // At least `bytes`; what was in it is lost when it grows. The stream must not use it any more.
-  void reserve(size_t bytes) {
-    if (bytes > bytes_) *this = DeviceBuffer(bytes + bytes / 2);
+  // At least `bytes`, and whether it moved: what was in it is lost then. Nothing on the device may use it any more.
+  // Throws Error(kOutOfMemory) and stays as it was.
+  bool reserve(size_t bytes) {
+    if (bytes <= bytes_) return false;
+    *this = DeviceBuffer(bytes + bytes / 2);
+    return true;
   }
   template <class T = void>
   T* as() const {
@@ -82,16 +129,18 @@ class PinnedBuffer {
   ~PinnedBuffer() {
     if (data_) release_pinned(data_);
   }
-  PinnedBuffer(const PinnedBuffer&) = delete;
+  PinnedBuffer(PinnedBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   PinnedBuffer& operator=(PinnedBuffer&& other) noexcept {
     std::swap(data_, other.data_), std::swap(bytes_, other.bytes_);
     return *this;
   }
-  template <class T>
+  template <class T = void>
   T* as() const {
     return static_cast<T*>(data_);
   }
   size_t bytes() const { return bytes_; }
+  void forget() { data_ = nullptr, bytes_ = 0; }  // after reset_device(): it is gone
 
  private:
   void* data_ = nullptr;

@@ -179,6 +179,18 @@ QWEN3_DEVICE void adjust(float* logits, const SamplingRow& row, const TokenAdjus
   store(logits + a.id, a.banned ? bits_as_f32(0xff800000u) : x);
 }
 
+// `input`: a token that was generated once more than the adjustments know, or -1.
+QWEN3_DEVICE void adjust_all(float* logits, const SamplingRow& s, const TokenAdjustment* adjustments, int input) {
+  int found = 0;
+  for (int i = s.adjustments_begin + thread_index().x; i < s.adjustments_end; i += kThreads) {
+    TokenAdjustment a = load(adjustments + i);
+    if (a.id == input) found = 1, a.count = (a.count > 0 ? a.count : 0) + 1;
+    adjust(logits, s, a);
+  }
+  if (input < 0) return;
+  if (block_sum64(static_cast<uint64_t>(found)) == 0 && thread_index().x == 0) adjust(logits, s, {input, 0, 1, 0});
+}
+
 // log softmax of the raw row: its largest value and the logarithm of the sum of weights.
 struct Normaliser {
   float largest, log_sum;
@@ -227,12 +239,13 @@ QWEN3_DEVICE int draw(Row& row, const SamplingRow& s) {
 
 QWEN3_KERNEL(kThreads)
 sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const TokenAdjustment* adjustments,
-              const uint32_t* mask, int32_t* ids, float* log_probabilities) {
+              const uint32_t* mask, int32_t* ids, float* log_probabilities, const int32_t* inputs) {
   const int64_t r = block_index().x;
   const int thread = thread_index().x;
   float* logits = all_logits + r * vocab;
   grid_dependency_wait();
   const SamplingRow s = load(rows + r);
+  if (s.temperature < 0) return;
   uint64_t broken = 0;
   for (int id = thread; id < vocab; id += kThreads) {
     broken += (f32_as_bits(load(logits + id)) & 0x7f800000u) == 0x7f800000u ? 1 : 0;
@@ -252,8 +265,7 @@ sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const Token
     }
     block_sync();
   }
-  for (int i = s.adjustments_begin + thread; i < s.adjustments_end; i += kThreads)
-    adjust(logits, s, load(adjustments + i));
+  adjust_all(logits, s, adjustments, inputs && s.input_row >= 0 ? load(inputs + s.input_row) : -1);
   if (mask && s.masked) {
     block_sync();  // an adjustment by another thread must not undo the mask
     const int words = (vocab + 31) / 32;
@@ -290,16 +302,17 @@ SamplingRow sampling_row(float temperature, float top_p, int32_t top_k, float mi
   if (top_p >= 1) row.top_p = uint64_t{1} << 32;
   row.min_mass = static_cast<uint64_t>(min_p * kOne);
   if (row.min_mass == 0) row.min_mass = 1;  // tokens without weight are never drawn
-  row.repetition_penalty = 1;
+  row.repetition_penalty = 1, row.input_row = -1;
   return row;
 }
 
 void sample(Stream stream, float* logits, int n_rows, int vocab, const SamplingRow* rows,
-            const TokenAdjustment* adjustments, const uint32_t* mask, int32_t* ids, float* log_probabilities) {
+            const TokenAdjustment* adjustments, const uint32_t* mask, int32_t* ids, float* log_probabilities,
+            const int32_t* inputs) {
   // Raw logits of up to 8,192 adjusted tokens a row.
   const int saved = log_probabilities ? 8192 * 4 : 0;
   launch(stream, "sample", sample_kernel, {{n_rows, 1, 1}, {kThreads, 1, 1}, kBytes + saved}, logits, vocab, rows,
-         adjustments, mask, ids, log_probabilities);
+         adjustments, mask, ids, log_probabilities, inputs);
 }
 
 }  // namespace qwen3::cuda

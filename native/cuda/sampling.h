@@ -6,7 +6,7 @@ namespace qwen3::cuda {
 
 // One row's sampling, as engine/sampler.h has it. Adjustments are the row's part of the array given to sample().
 struct alignas(16) SamplingRow {
-  float temperature;  // 0: greedy
+  float temperature;  // 0: greedy; below 0: padding, nothing is drawn
   int32_t top_k;      // 0: off
   uint64_t top_p;     // floor(top_p * 2^32); 2^32: off
   uint64_t min_mass;  // floor(min_p * 2^39); 0: off
@@ -14,7 +14,10 @@ struct alignas(16) SamplingRow {
   int32_t adjustments_begin, adjustments_end;
   int32_t masked;  // whether the row's bits of the mask count
   uint64_t seed, position;
-  int32_t choice, padding;
+  int32_t choice;
+  // Where penalties must see once more a token that the adjustments do not know yet: its place in `inputs`; -1: none.
+  // Not together with log-probabilities.
+  int32_t input_row;
 };
 SamplingRow sampling_row(float temperature, float top_p, int32_t top_k, float min_p);
 
@@ -31,6 +34,7 @@ struct alignas(16) TokenAdjustment {
 // / 32)], may be null. ids: i32 [n_rows]; -1 where a logit was not finite. log_probabilities: f32 [n_rows], of the raw
 // logits at the drawn token, may be null.
 void sample(Stream stream, float* logits, int n_rows, int vocab, const SamplingRow* rows,
-            const TokenAdjustment* adjustments, const uint32_t* mask, int32_t* ids, float* log_probabilities);
+            const TokenAdjustment* adjustments, const uint32_t* mask, int32_t* ids, float* log_probabilities,
+            const int32_t* inputs = nullptr);
 
 }  // namespace qwen3::cuda

@@ -5,12 +5,12 @@
 namespace qwen3::cuda {
 namespace {
 
-void add_decode(AttentionSchedule& schedule, int32_t sequence, const StepSequence& s) {
-  const int32_t n_keys = s.position_begin + 1;
+void add_decode(AttentionSchedule& schedule, int32_t sequence, const StepSequence& s, int32_t token) {
+  const int32_t n_keys = s.position_begin + token + 1;
   const int32_t n_splits = (n_keys + kSplitSize - 1) / kSplitSize;
-  if (n_splits > 1) schedule.combine.push_back({s.row_begin, schedule.n_partials, n_splits});
+  if (n_splits > 1) schedule.combine.push_back({s.row_begin + token, schedule.n_partials, n_splits});
   for (int32_t i = 0; i < n_splits; ++i) {
-    schedule.decode.push_back({sequence, 0, 1, i * kSplitSize, std::min((i + 1) * kSplitSize, n_keys),
+    schedule.decode.push_back({sequence, token, 1, i * kSplitSize, std::min((i + 1) * kSplitSize, n_keys),
                                n_splits > 1 ? schedule.n_partials++ : -1});
   }
 }
@@ -24,29 +24,37 @@ void add_prefill(AttentionSchedule& schedule, int32_t sequence, const StepSequen
 
 }  // namespace
 
-AttentionSchedule schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, bool one_class) {
-  AttentionSchedule schedule;
+void schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, AttentionSchedule& out) {
+  out.sequences.clear(), out.block_table.clear(), out.prefill.clear(), out.decode.clear(), out.combine.clear();
+  out.n_partials = 0;
   const int32_t tile_tokens = prefill_tile_tokens(heads);
   for (size_t i = 0; i < sequences.size(); ++i) {
     const StepSequence& s = sequences[i];
     const auto id = static_cast<int32_t>(i);
-    schedule.sequences.push_back(
-        {s.row_begin, s.n_rows, s.position_begin, static_cast<int32_t>(schedule.block_table.size())});
+    out.sequences.push_back({s.row_begin, s.n_rows, s.position_begin, static_cast<int32_t>(out.block_table.size())});
     const auto n_blocks = static_cast<size_t>((s.position_begin + s.n_rows + kBlockSize - 1) / kBlockSize);
-    schedule.block_table.insert(schedule.block_table.end(), s.block_table.begin(),
-                                s.block_table.begin() + static_cast<std::ptrdiff_t>(n_blocks));
-    if (s.n_rows == 1 && !one_class) {
-      add_decode(schedule, id, s);
-    } else {
-      add_prefill(schedule, id, s, tile_tokens);
-    }
+    out.block_table.insert(out.block_table.end(), s.block_table.begin(),
+                           s.block_table.begin() + static_cast<std::ptrdiff_t>(n_blocks));
+    if (!s.decode) add_prefill(out, id, s, tile_tokens);
+    for (int32_t token = 0; s.decode && token < s.n_rows; ++token) add_decode(out, id, s, token);
   }
+  // Not std::stable_sort, which allocates: ties in the order of the sequences and keys.
   const auto longer = [](const AttentionTile& a, const AttentionTile& b) {
-    return a.key_end - a.key_begin > b.key_end - b.key_begin;
+    const int32_t x = a.key_end - a.key_begin, y = b.key_end - b.key_begin;
+    if (x != y) return x > y;
+    if (a.sequence != b.sequence) return a.sequence < b.sequence;
+    return a.token_begin != b.token_begin ? a.token_begin < b.token_begin : a.key_begin < b.key_begin;
   };
-  std::stable_sort(schedule.prefill.begin(), schedule.prefill.end(), longer);
-  std::stable_sort(schedule.decode.begin(), schedule.decode.end(), longer);
-  return schedule;
+  std::sort(out.prefill.begin(), out.prefill.end(), longer);
+  std::sort(out.decode.begin(), out.decode.end(), longer);
+}
+
+AttentionSchedule schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, bool one_class) {
+  std::vector<StepSequence> marked(sequences.begin(), sequences.end());
+  for (StepSequence& s : marked) s.decode = s.n_rows == 1 && !one_class;
+  AttentionSchedule out;
+  schedule_attention(marked, heads, out);
+  return out;
 }
 
 }  // namespace qwen3::cuda

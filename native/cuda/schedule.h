@@ -18,9 +18,11 @@ struct AttentionSchedule {
   int32_t n_partials = 0;
 };
 
-// Sequences of one row are decoded, split at multiples of kSplitSize; the others are prefilled. one_class: everything
-// is prefilled, so that a row's bits do not depend on how it came (the `full` grade of batch invariance). Tiles with
-// most keys come first: blocks start in order, and the last to start should be short.
+// Rows of sequences that decode (StepSequence::decode) are one tile each, split at multiples of kSplitSize; the others
+// are prefilled. Tiles with most keys come first: blocks start in order, and the last to start should be short. `out`
+// keeps its memory from step to step.
+void schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, AttentionSchedule& out);
+// For steps made by hand: sequences of one row decode, unless one_class.
 AttentionSchedule schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, bool one_class);
 
 }  // namespace qwen3::cuda

@@ -10,8 +10,6 @@
 namespace qwen3::cuda {
 namespace {
 
-constexpr int64_t kPieceBytes = 8 << 20;
-
 [[noreturn]] void unsupported(const std::string& what, const char* subject) {
   throw Error(ErrorCode::kUnsupported, what, subject);
 }
@@ -55,34 +53,6 @@ void convert(DType from, const std::byte* data, int64_t n, bool to_bf16_values, 
   }
 }
 
-// Rows on their way: read, converted into one of two pinned pieces, copied.
-class Upload {
- public:
-  Upload(Stream stream, std::byte* to, int64_t row_bytes) : stream_(stream), to_(to), row_bytes_(row_bytes) {
-    for (PinnedBuffer& piece : pieces_)
-      piece = PinnedBuffer(static_cast<size_t>(std::max(kPieceBytes, 16 * row_bytes)));
-  }
-  int64_t rows_per_piece() const { return std::max<int64_t>(16, kPieceBytes / row_bytes_ / 16 * 16); }
-  // The piece to fill next: free, because the copy before the last one is over.
-  std::byte* piece() {
-    if (++used_ > 2) synchronize(stream_);
-    return pieces_[used_ % 2].as<std::byte>();
-  }
-  void send(int64_t rows) {
-    const auto bytes = static_cast<size_t>(rows * row_bytes_);
-    copy_to_device(stream_, to_, pieces_[used_ % 2].as<std::byte>(), bytes);
-    to_ += bytes;
-  }
-  void finish() { synchronize(stream_); }
-
- private:
-  Stream stream_;
-  std::byte* to_;
-  int64_t row_bytes_;
-  PinnedBuffer pieces_[2];
-  int64_t used_ = 0;
-};
-
 void read_rows(const qwen3_cuda_source& source, int64_t begin, int64_t end, std::vector<std::byte>& raw) {
   raw.resize(static_cast<size_t>((end - begin) * source.cols * dtype_bytes(static_cast<DType>(source.dtype))));
   if (source.read(source.context, begin, end, raw.data()) != 0) {
@@ -97,46 +67,73 @@ int64_t packed_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t c
   return checked_mul(checked_mul(rows, cols), use == WeightUse::kVector ? 4 : 2);
 }
 
-std::unique_ptr<DeviceWeight> pack_weight(Stream stream, WeightUse use, WeightFormat format,
+namespace {
+
+// Rows [begin, end) of a source as one piece sends them.
+struct Part {
+  const qwen3_cuda_source* source;
+  int64_t begin, end;
+  int64_t row;  // of the packed matrix, where the part begins
+};
+
+// Writes rows of a source, `group` at a time with gaps of the same size (group 0: without gaps).
+void fill_rows(const qwen3_cuda_source& source, int64_t begin, int64_t end, bool bf16, int64_t group, std::byte* to) {
+  std::vector<std::byte> raw;
+  read_rows(source, begin, end, raw);
+  const auto dtype = static_cast<DType>(source.dtype);
+  const int64_t cols = source.cols, row_bytes = cols * (bf16 ? 2 : 4);
+  const int64_t step = group ? group : end - begin;
+  for (int64_t r = 0; r < end - begin; r += step) {
+    convert(dtype, raw.data() + r * cols * dtype_bytes(dtype), std::min(step, end - begin - r) * cols, bf16,
+            to + (group ? 2 * r : r) * row_bytes);
+  }
+}
+
+// Vectors come as n rows of one element; matrices in rows that fit a piece, for gate and up both of them.
+std::vector<Part> cut(std::span<const qwen3_cuda_source> sources, bool gate_up, int64_t row_bytes) {
+  constexpr auto kPieceBytes = static_cast<int64_t>(Loader::kPieceBytes);
+  const int64_t fitting = kPieceBytes / row_bytes / (gate_up ? 2 : 1);
+  if (fitting < 8)
+    unsupported("a matrix row of " + std::to_string(row_bytes) + " bytes is beyond what CUDA loads", "model");
+  const int64_t step = fitting / 8 * 8;
+  std::vector<Part> parts;
+  int64_t row = 0;
+  for (const qwen3_cuda_source& source : sources.first(gate_up ? 1 : sources.size())) {
+    for (int64_t begin = 0; begin < source.rows; begin += step) {
+      const int64_t end = std::min(source.rows, begin + step);
+      parts.push_back({&source, begin, end, row});
+      row += (end - begin) * (gate_up ? 2 : 1);
+    }
+  }
+  return parts;
+}
+
+}  // namespace
+
+std::unique_ptr<DeviceWeight> pack_weight(Loader& loader, WeightUse use, WeightFormat format,
                                           std::span<const qwen3_cuda_source> sources) {
   auto weight = std::make_unique<DeviceWeight>();
   weight->use = use;
   weight->cols = sources.front().cols;
   for (const qwen3_cuda_source& s : sources) weight->rows = checked_add(weight->rows, s.rows);
   weight->data = DeviceBuffer(static_cast<size_t>(packed_bytes(use, format, weight->rows, weight->cols)));
-  const bool bf16 = use != WeightUse::kVector;
-  const int64_t cols = weight->cols, element = bf16 ? 2 : 4, row_bytes = cols * element;
-  Upload upload(stream, weight->data.as<std::byte>(), row_bytes);
-  std::vector<std::byte> raw;
-  // Writes rows of a source into a piece, `group` at a time with gaps of the same size (group 0: without gaps).
-  const auto fill = [&](const qwen3_cuda_source& source, int64_t begin, int64_t end, std::byte* to, int64_t group) {
-    read_rows(source, begin, end, raw);
-    const auto dtype = static_cast<DType>(source.dtype);
-    const int64_t step = group ? group : end - begin;
-    for (int64_t r = 0; r < end - begin; r += step) {
-      convert(dtype, raw.data() + r * cols * dtype_bytes(dtype), std::min(step, end - begin - r) * cols, bf16,
-              to + (group ? 2 * r : r) * row_bytes);
-    }
+  const bool bf16 = use != WeightUse::kVector, gate_up = use == WeightUse::kGateUp;
+  const int64_t row_bytes = weight->cols * (bf16 ? 2 : 4);
+  const std::vector<Part> parts = cut(sources, gate_up, row_bytes);
+  const auto fill = [&](int64_t i, std::byte* to) {
+    const Part& part = parts[static_cast<size_t>(i)];
+    fill_rows(*part.source, part.begin, part.end, bf16, gate_up ? 8 : 0, to);
+    if (gate_up) fill_rows(sources[1], part.begin, part.end, bf16, 8, to + 8 * row_bytes);
+    return static_cast<size_t>((part.end - part.begin) * (gate_up ? 2 : 1) * row_bytes);
   };
-  if (use == WeightUse::kGateUp) {
-    const int64_t step = upload.rows_per_piece() / 2;
-    for (int64_t begin = 0; begin < sources[0].rows; begin += step) {
-      const int64_t end = std::min(sources[0].rows, begin + step);
-      std::byte* piece = upload.piece();
-      fill(sources[0], begin, end, piece, 8);
-      fill(sources[1], begin, end, piece + 8 * row_bytes, 8);
-      upload.send(2 * (end - begin));
-    }
-  } else {
-    for (const qwen3_cuda_source& source : sources) {
-      for (int64_t begin = 0; begin < source.rows; begin += upload.rows_per_piece()) {
-        const int64_t end = std::min(source.rows, begin + upload.rows_per_piece());
-        fill(source, begin, end, upload.piece(), 0);
-        upload.send(end - begin);
-      }
-    }
+  try {
+    loader.send(static_cast<int64_t>(parts.size()), fill, [&](int64_t i) {
+      return weight->data.as<std::byte>() + parts[static_cast<size_t>(i)].row * row_bytes;
+    });
+  } catch (...) {
+    loader.finish();  // copies into memory that goes now
+    throw;
   }
-  upload.finish();
   return weight;
 }
 

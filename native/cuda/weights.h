@@ -4,7 +4,7 @@
 #include <span>
 
 #include "cuda/library.h"
-#include "cuda/runtime.h"
+#include "cuda/loader.h"
 #include "ops/backend.h"
 
 namespace qwen3::cuda {
@@ -19,8 +19,8 @@ struct DeviceWeight {
 
 // Throws Error(kUnsupported) for formats other than bf16 (vectors: any) and shapes that the kernels do not take.
 int64_t packed_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t cols);
-// Reads through pinned memory, 8 MB at a time, the next piece while the last one is copied.
-std::unique_ptr<DeviceWeight> pack_weight(Stream stream, WeightUse use, WeightFormat format,
+// Copies may still run when it returns (loader.finish()).
+std::unique_ptr<DeviceWeight> pack_weight(Loader& loader, WeightUse use, WeightFormat format,
                                           std::span<const qwen3_cuda_source> sources);
 
 }  // namespace qwen3::cuda

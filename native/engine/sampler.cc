@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <unordered_set>
 
 #include "core/math.h"
 #include "core/random.h"
@@ -63,13 +64,36 @@ void TokenCounts::penalise(const SamplingParams& params, float* logits) const {
   }
 }
 
+bool TokenCounts::adjustments(const SamplingParams& params, std::span<const int32_t> banned,
+                              std::vector<LogitAdjustment>& out) const {
+  const size_t begin = out.size();
+  for (const auto& [id, count] : generated_) out.push_back({id, 0, count, false});
+  if (params.logit_bias.empty() && banned.empty()) return true;
+  std::unordered_map<int32_t, size_t> places;
+  for (size_t i = begin; i < out.size(); ++i) places.emplace(out[i].id, i);
+  const auto of = [&](int32_t id) -> LogitAdjustment& {
+    const auto [place, fresh] = places.try_emplace(id, out.size());
+    if (fresh) out.push_back({id, 0, -1, false});
+    return out[place->second];
+  };
+  std::unordered_set<int32_t> biased;
+  for (const auto& [id, bias] : params.logit_bias) {
+    if (!biased.insert(id).second) return false;  // two roundings
+    of(id).bias = bias;
+  }
+  for (const int32_t id : banned) of(id).banned = true;
+  return true;
+}
+
 void Sampler::require_finite(const float* logits) const {
   uint32_t broken = 0;
   for (int32_t i = 0; i < vocab_; ++i) broken |= (f32_to_bits(logits[i]) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
-  if (broken) {
-    throw Error(ErrorCode::kInternal,
-                "the model produced logits that are not finite numbers; its weights may be damaged");
-  }
+  if (broken) refuse_broken_logits();
+}
+
+void Sampler::refuse_broken_logits() {
+  throw Error(ErrorCode::kInternal,
+              "the model produced logits that are not finite numbers; its weights may be damaged");
 }
 
 // The largest key of every 64 logits: later passes skip blocks that cannot matter.

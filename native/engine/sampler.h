@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "ops/sampling.h"
 
 namespace qwen3 {
 
@@ -19,6 +20,10 @@ class TokenCounts {
   // Applies the penalties to logits [vocab] in place: repetition first (divides positive logits, multiplies negative
   // ones), then frequency * count + presence.
   void penalise(const SamplingParams& params, float* logits) const;
+  // The same, biases and bans as well, for a device. Appends to `out`; false when it cannot be said that way.
+  bool adjustments(const SamplingParams& params, std::span<const int32_t> banned,
+                   std::vector<LogitAdjustment>& out) const;
+  bool active() const { return active_; }
 
  private:
   bool active_;
@@ -41,6 +46,7 @@ class Sampler {
   // log-softmax of raw logits at `id`, and the `top` most likely tokens.
   TokenLogprob logprob(const float* logits, int32_t id, int32_t top);
   void require_finite(const float* logits) const;
+  [[noreturn]] static void refuse_broken_logits();
 
  private:
   static constexpr int32_t kBlock = 64;

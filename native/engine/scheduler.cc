@@ -59,6 +59,7 @@ void Scheduler::remove(Sequence* sequence, bool keep_tail) {
 
 void Scheduler::restart(Sequence* sequence) {
   release_blocks(sequence, true);
+  sequence->prefilled = sequence->size();
   std::erase(running_, sequence);
   std::erase(waiting_, sequence);
   std::erase_if(chosen_, [&](const auto& choice) { return choice.sequence == sequence; });
@@ -220,8 +221,15 @@ void Scheduler::build() {
     plan_.tokens.insert(plan_.tokens.end(), s->tokens.begin() + s->computed, s->tokens.begin() + end);
     for (const PromptLookup::Draft& guess : draft) plan_.tokens.push_back(guess.token);
     const std::span<const int32_t> blocks = s->blocks;
-    plan_.sequences.push_back({row, rows + n_draft, static_cast<int32_t>(s->computed),
-                               blocks.first(blocks_for(end + n_draft)), s->rope_table});
+    const bool decode = s->computed >= s->prefilled && s->generates();
+    // Drafts are generated positions, whatever comes before them.
+    const int32_t together = decode ? rows + n_draft : rows;
+    plan_.sequences.push_back({row, together, static_cast<int32_t>(s->computed),
+                               blocks.first(blocks_for(end + n_draft)), s->rope_table, decode});
+    if (together < rows + n_draft) {
+      plan_.sequences.push_back({row + rows, n_draft, static_cast<int32_t>(end),
+                                 blocks.first(blocks_for(end + n_draft)), s->rope_table, true});
+    }
     plan_.entries.push_back(entry);
     plan_.decodes_only = plan_.decodes_only && rows == 1;
   }
@@ -235,6 +243,41 @@ const StepPlan& Scheduler::plan(const StepCost& cost) {
   choose_drafts(cost);
   build();
   return plan_;
+}
+
+// Whether a queued sequence certainly decodes one row next, if it goes on at all; its block is taken here.
+bool Scheduler::goes_ahead(const PlanEntry& entry) {
+  Sequence* const s = entry.sequence;
+  if (entry.n_draft != 0 || entry.n_logits != 1 || s->lookup || !s->generates()) return false;
+  if (s->rope_table == 0 && s->size() + 1 > options_.unscaled_tokens) return false;
+  while (static_cast<int64_t>(s->blocks.size()) < blocks_for(s->size() + 1)) {
+    const int32_t block = allocate();
+    if (block < 0) return false;  // who gives way is decided between steps
+    s->blocks.push_back(block);
+  }
+  return true;
+}
+
+bool Scheduler::plan_ahead(const StepPlan& queued, StepPlan& out) {
+  if (!waiting_.empty()) return false;
+  out.entries.clear(), out.tokens.clear(), out.sequences.clear(), out.logits_rows.clear();
+  out.decodes_only = true;
+  size_t running = 0;
+  for (const PlanEntry& entry : queued.entries) {
+    Sequence* const s = entry.sequence;
+    if (!s) continue;
+    ++running;
+    if (s->remaining() == 1) continue;  // the token that is drawn now is its last
+    if (!goes_ahead(entry)) return false;
+    const auto row = static_cast<int32_t>(out.tokens.size());
+    const std::span<const int32_t> blocks = s->blocks;
+    out.tokens.push_back(-1 - entry.first_logit);
+    out.logits_rows.push_back(row);
+    out.sequences.push_back(
+        {row, 1, static_cast<int32_t>(s->size()), blocks.first(blocks_for(s->size() + 1)), s->rope_table, true});
+    out.entries.push_back({s, 1, 0, row, row, 1});
+  }
+  return running == running_.size() && !out.entries.empty();
 }
 
 void Scheduler::advance(Sequence* s, int32_t n_tokens) {

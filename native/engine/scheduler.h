@@ -16,7 +16,7 @@ namespace qwen3 {
 // One sequence's part of a step: `n_rows` tokens from Sequence::computed on, then `n_draft` that may follow, and the
 // logits that it wants.
 struct PlanEntry {
-  Sequence* sequence = nullptr;
+  Sequence* sequence = nullptr;  // null: gone or cut while the step was queued
   int32_t n_rows = 0, n_draft = 0;
   int32_t first_row = 0;                  // of the step
   int32_t first_logit = 0, n_logits = 0;  // rows of the logits buffer
@@ -25,8 +25,8 @@ struct PlanEntry {
 struct StepPlan {
   std::vector<PlanEntry> entries;
   std::vector<int32_t> tokens, logits_rows;
-  std::vector<StepSequence> sequences;
-  bool decodes_only = false;  // no entry has more than one row, drafts aside
+  std::vector<StepSequence> sequences;  // an entry's drafts may be one of their own
+  bool decodes_only = false;            // no entry has more than one row, drafts aside
   StepBatch batch() const { return {tokens, sequences, logits_rows}; }
   std::span<const int32_t> draft(const PlanEntry& entry) const {
     return std::span(tokens).subspan(static_cast<size_t>(entry.first_row + entry.n_rows), entry.n_draft);
@@ -61,6 +61,11 @@ class Scheduler {
 
   // The next step; valid until the next call. Empty exactly when there is no sequence. `cost` decides on drafts only.
   const StepPlan& plan(const StepCost& cost);
+  // The step after one that is queued and whose tokens are not known yet: each of its sequences goes on by the token
+  // that it draws. False when another step may have to come next, whatever is drawn: somebody waits or prefills, a
+  // sequence drafts, is about to be scaled, or finds no block. What was `dropped` from the queued step (null) is left
+  // out, and so is who gets its last token there.
+  bool plan_ahead(const StepPlan& queued, StepPlan& out);
   // The keys and values of so many more tokens of the sequence are in place: full blocks become known to the prefix
   // cache. Draft tokens count only once they have been appended.
   void advance(Sequence* sequence, int32_t n_tokens);
@@ -75,6 +80,7 @@ class Scheduler {
   bool try_admit(Sequence* sequence);
   void adopt(Sequence* sequence, const PrefixHit& hit);
   bool ensure_blocks(Sequence* sequence, int64_t end);
+  bool goes_ahead(const PlanEntry& entry);
   int32_t allocate();
   void release_blocks(Sequence* sequence, bool keep_tail);
   void choose_decodes();

@@ -12,6 +12,7 @@ Sequence::Sequence(int64_t request_id, Request&& request, const TokenTable& tabl
       prompt_tokens(static_cast<int64_t>(tokens.size())),
       machine(request_.segments, table),
       counts(request_.sampling, tokens),
+      prefilled(prompt_tokens),
       table_(&table),
       stop_(request_.stop),
       submitted_ms_(submitted_ms) {
@@ -38,7 +39,11 @@ void Sequence::count(const OutputToken& token) {
 
 bool Sequence::append(OutputToken token, TokenLogprob&& logprob) {
   tokens.push_back(token.id);
-  if (!token.forced) counts.add_generated(token.id);
+  if (token.forced) {
+    prefilled = size();
+  } else {
+    counts.add_generated(token.id);
+  }
   if (lookup) lookup->push(tokens, !token.forced);
   count(token);
   output_.tokens.push_back(token);

@@ -52,6 +52,10 @@ class Sequence {
   std::vector<int32_t> blocks;
   int64_t computed = 0, recorded = 0;
   int32_t rope_table = 0;
+  // Positions before this one are computed many at a time (the prompt, forced tokens, what a restart computes again),
+  // those from it on one by one as they are generated: StepSequence::decode follows from it, and so never from how a
+  // prompt was cut into chunks.
+  int64_t prefilled;
   CacheNamespace cache_namespace() const { return {request_.cache_namespace, rope_table}; }
 
   Usage usage;

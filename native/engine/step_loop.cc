@@ -63,6 +63,7 @@ StepLoop::Parts StepLoop::make_parts(const Model& model, Backend& backend, const
   parts.cache = backend.create_kv_cache(*parts.program, options.kv_dtype, n_blocks);
   parts.executable = backend.compile(parts.program, model.weights(),
                                      int64_t{options.max_sequences} + options.prefill_chunk, options.context_length);
+  if (parts.executable->samples()) parts.executable->prepare(*parts.cache, options.max_sequences);
   return parts;
 }
 
@@ -102,8 +103,9 @@ void StepLoop::submit(int64_t id, Request&& request, double submitted_ms) {
   if (s.generates()) close_thinking(s, s.machine.begin(s.remaining()));
 }
 
-// Only called between steps: nothing of the sequence is in flight.
+// What is queued of the sequence goes on from other tokens and is dropped.
 void StepLoop::append_forced(Sequence& s, SegmentMachine::Close close) {
+  if (!s.machine.forced(close).empty()) drop_queued(s);
   for (const int32_t id : s.machine.forced(close)) s.append({id, Segment::kClosing, true}, {});
 }
 
@@ -122,6 +124,7 @@ void StepLoop::set_thinking_budget(int64_t id, int64_t tokens) {
 }
 
 void StepLoop::finish(Sequence& s, FinishReason reason) {
+  drop_queued(s);
   scheduler_.remove(&s, reason != FinishReason::kError);
   prompt_tokens_ += s.usage.prompt_tokens;
   cached_tokens_ += s.usage.cached_tokens;
@@ -181,29 +184,15 @@ void StepLoop::rescale_outgrown() {
 }
 
 void StepLoop::step() {
-  rescale_outgrown();
-  const StepPlan& plan = scheduler_.plan(cost_);
-  if (plan.entries.empty()) return;
-  const double begin = clock_ms_();
+  if (queue_.empty()) start_step();
+  run_ahead();
+  if (!queue_.empty()) collect_step();
+}
+
+// Tokens and verdicts change sequences, but never another entry of this plan.
+void StepLoop::take_entries(const StepPlan& plan, double now) {
   for (const PlanEntry& entry : plan.entries) {
-    if (entry.sequence->first_step_ms < 0) entry.sequence->first_step_ms = begin;
-  }
-  try {
-    const size_t wanted = plan.logits_rows.size() * static_cast<size_t>(vocab_);
-    if (logits_.size() < wanted) logits_.resize(wanted);
-    parts_.executable->run(plan.batch(), *parts_.cache, logits_.data());
-  } catch (const Error& error) {
-    return fail_step(plan, error_code_name(error.code()), error.what(), error.subject());
-  } catch (const std::bad_alloc&) {
-    return fail_step(plan, error_code_name(ErrorCode::kOutOfMemory), "memory ran out in a step of the model", "");
-  } catch (const std::exception& error) {
-    return fail_step(plan, error_code_name(ErrorCode::kInternal), error.what(), "");
-  }
-  ++steps_;
-  // Tokens and verdicts change sequences, but never another entry of this plan.
-  const double now = clock_ms_();
-  if (plan.decodes_only) cost_.observe(static_cast<int64_t>(plan.tokens.size()), now - begin);
-  for (const PlanEntry& entry : plan.entries) {
+    if (!entry.sequence) continue;
     scheduler_.advance(entry.sequence, entry.n_rows);
     take_entry(plan, entry, now);
   }
@@ -211,7 +200,18 @@ void StepLoop::step() {
 
 void StepLoop::fail_step(const StepPlan& plan, const std::string& code, const std::string& message,
                          const std::string& subject) {
-  for (const PlanEntry& entry : plan.entries) fail(*entry.sequence, code, message, subject);
+  for (const PlanEntry& entry : plan.entries) {
+    if (entry.sequence) fail(*entry.sequence, code, message, subject);
+  }
+}
+
+void StepLoop::refuse_step(const StepPlan& plan, const Error& error) {
+  const std::string code = error_code_name(error.code());
+  if (error.code() != ErrorCode::kOutOfMemory) return fail_step(plan, code, error.what(), error.subject());
+  const auto youngest = std::max_element(plan.entries.begin(), plan.entries.end(), [](const auto& a, const auto& b) {
+    return a.sequence->arrival < b.sequence->arrival;
+  });
+  fail(*youngest->sequence, code, error.what(), error.subject());
 }
 
 // What one sequence gets out of a step. Failures are its own.
@@ -261,13 +261,14 @@ void StepLoop::take_logits(Sequence& s, const StepPlan& plan, const PlanEntry& e
   s.usage.draft_tokens += entry.n_draft;
   draft_tokens_ += entry.n_draft;
   for (int32_t i = 0; i < entry.n_draft; ++i) {
-    if (!sample(s, logits_row(entry.first_logit + i), draft[i], now)) return;
+    if (!sample(s, entry.first_logit + i, draft[i], now)) return;
     scheduler_.advance(&s, 1);
   }
-  sample(s, logits_row(entry.first_logit + entry.n_draft), -1, now);
+  sample(s, entry.first_logit + entry.n_draft, -1, now);
 }
 
-bool StepLoop::sample(Sequence& s, float* logits, int32_t draft, double now) {
+// What may not be drawn next, into banned_.
+void StepLoop::find_banned(const Sequence& s) {
   banned_.clear();
   const SegmentPlan& segments = s.request().segments;
   if (s.machine.bans_think_open() && segments.think_open >= 0) banned_.push_back(segments.think_open);
@@ -277,14 +278,25 @@ bool StepLoop::sample(Sequence& s, float* logits, int32_t draft, double now) {
       if (s.is_eos(id)) banned_.push_back(id);
     }
   }
+}
+
+bool StepLoop::sample(Sequence& s, int64_t row, int32_t draft, double now) {
   TokenLogprob logprob;
-  const int32_t token =
-      sampler_.sample(logits, s.request().sampling, s.counts, banned_, static_cast<uint64_t>(s.size()), &logprob);
+  int32_t token;
+  if (drawn_.empty()) {
+    find_banned(s);
+    token = sampler_.sample(logits_row(row), s.request().sampling, s.counts, banned_, static_cast<uint64_t>(s.size()),
+                            &logprob);
+  } else {
+    token = drawn_[static_cast<size_t>(row)];
+    if (token < 0) Sampler::refuse_broken_logits();
+  }
   if (s.first_token_ms < 0) s.first_token_ms = now;
   ++generated_tokens_;
   const bool ends = s.is_eos(token);
   const SegmentMachine::Verdict verdict = s.machine.push(token, ends, now - s.first_step_ms, s.remaining() - 1);
   if (verdict.drop) {
+    drop_queued(s);
     append_forced(s, verdict.close);
     return false;
   }

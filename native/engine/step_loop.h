@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "core/status.h"
 #include "engine/block_pool.h"
 #include "engine/engine.h"
 #include "engine/sampler.h"
@@ -42,7 +44,9 @@ class StepLoop {
   void end_thinking(int64_t id);
   void set_thinking_budget(int64_t id, int64_t tokens);
 
-  bool idle() const { return scheduler_.idle(); }
+  bool idle() const { return scheduler_.idle() && queue_.empty(); }
+  // Takes the next step's tokens. Where the device draws them, the step after it is queued before, if it is certain
+  // which one that is: the device goes on while the host decides what the tokens mean.
   void step();
   // Everything that the calls since the last take_outputs() produced.
   std::vector<RequestOutput> take_outputs();
@@ -70,13 +74,33 @@ class StepLoop {
   void take_scores(Sequence& sequence, const PlanEntry& entry);
   // One token, and what follows from it. `draft`: the token guessed for this place, -1 = none. True when it was guessed
   // right, the sequence goes on and nothing was forced: the next row of logits counts too.
-  bool sample(Sequence& sequence, float* logits, int32_t draft, double now);
+  bool sample(Sequence& sequence, int64_t row, int32_t draft, double now);
+  void find_banned(const Sequence& sequence);
   void append_forced(Sequence& sequence, SegmentMachine::Close close);
   void close_thinking(Sequence& sequence, SegmentMachine::Close close);
   void rescale_outgrown();
   void finish(Sequence& sequence, FinishReason reason);
   void fail(Sequence& sequence, const std::string& code, const std::string& message, const std::string& subject);
   void fail_step(const StepPlan& plan, const std::string& code, const std::string& message, const std::string& subject);
+  // A step that could not be run for want of memory has changed nothing: the youngest gives way, the others go on.
+  void refuse_step(const StepPlan& plan, const Error& error);
+  void take_entries(const StepPlan& plan, double now);
+
+  // step_queue.cc: steps whose tokens the device draws.
+  struct QueuedStep {
+    StepPlan plan;
+    double begin = 0;
+  };
+  void start_step();
+  bool sampled_there(const StepPlan& plan, bool ahead);
+  bool sample_entry(const PlanEntry& entry, bool ahead);
+  void queue_step(const StepPlan& plan);
+  void run_ahead();
+  void collect_step();
+  void fail_queue(const std::string& code, const std::string& message, const std::string& subject);
+  // The sequence ends or is cut: what queued steps draw for it does not count, and their keys and values are written
+  // over.
+  void drop_queued(const Sequence& sequence);
   float* logits_row(int64_t row) { return logits_.data() + row * vocab_; }
 
   std::shared_ptr<const Model> model_;
@@ -92,6 +116,14 @@ class StepLoop {
   StepCost cost_;
   Sampler sampler_;
   std::vector<float> logits_;  // [n_logits, vocab], grows to the largest step
+  // Tokens that the device drew for the step that is being taken, per row of logits; empty: logits_ hold.
+  std::vector<int32_t> drawn_;
+  std::deque<QueuedStep> queue_;  // on the device, oldest first: at most two, between steps at most one
+  double taken_ms_ = 0;           // when the last step was taken
+  std::vector<RowSampling> sampling_;
+  std::vector<LogitAdjustment> adjustments_;
+  std::vector<std::pair<size_t, size_t>> adjusted_;  // of each row: first and last + 1 of adjustments_
+  StepPlan ahead_;
   std::vector<int32_t> banned_;
   std::vector<Sequence*> outgrown_;
   std::unordered_map<int64_t, std::unique_ptr<Sequence>> sequences_;

@@ -11,6 +11,7 @@
 
 #include "core/dtype.h"
 #include "ops/program.h"
+#include "ops/sampling.h"
 #include "ops/step.h"
 
 namespace qwen3 {
@@ -64,10 +65,23 @@ class Executable {
   virtual ~Executable() = default;
   // Runs one step. logits: [batch.logits_rows.size(), vocab] f32, every element is written.
   virtual void run(const StepBatch& batch, KvCache& cache, float* logits) = 0;
+  // Whether the device draws tokens itself: then prepare(), enqueue() and collect() work, and up to two steps may be
+  // queued while the host decides what to do with the tokens of the first.
+  virtual bool samples() const { return false; }
+  // Once, before the first step: reserves what queued steps of up to so many decode rows need, so that none of them
+  // allocates anything. Throws Error(kOutOfMemory).
+  virtual void prepare(KvCache& cache, int64_t decode_rows) { (void)cache, (void)decode_rows; }
+  // Queues a step and returns. `sampling` has an entry for each of batch.logits_rows. Throws Error(kOutOfMemory) before
+  // anything of the step has run; after any other error nothing is queued any more.
+  virtual void enqueue(const StepBatch& batch, KvCache& cache, std::span<const RowSampling> sampling);
+  // Waits for the oldest queued step and gives the tokens that it drew, one per logits row; -1: its logits were not
+  // finite numbers. After an error nothing is queued any more.
+  virtual void collect(std::span<int32_t> tokens);
   // During every later run, `observer` is called after each operation but logits with its Program::op_names entry and
   // the buffer that it wrote (host f32 copy, [n_rows, cols]). For parity tests; null switches it off.
   using Observer = std::function<void(std::string_view name, int64_t rows, int64_t cols, const float* values)>;
   virtual void observe(Observer observer) = 0;
+  // As of the last step that was run or collected.
   virtual ExpertCounts expert_counts() const { return {}; }
 };
 
@@ -107,14 +121,16 @@ class Backend {
 // the CPU until the CUDA kernels have run on a GPU. Throws Error(kUnsupported, "device") for names that this build or
 // machine has no backend for: there is no silent fallback. threads: 0 = physical cores. isa: as for create_cpu_backend;
 // other devices take "auto" only.
-std::unique_ptr<Backend> create_backend(std::string_view device, int threads, std::string_view isa = "auto");
+std::unique_ptr<Backend> create_backend(std::string_view device, int threads, std::string_view isa = "auto",
+                                        BatchInvariance invariance = BatchInvariance::kBatch);
 
 // cpu/backend.cc: kernels chosen by what the machine can do. `isa`: "auto", "scalar", "avx2", "avx512", "avx512vnni",
 // "avx512bf16"; a level that the machine lacks throws Error(kUnsupported). threads: 0 = physical cores (affinity and
 // cgroup limits kept).
 std::unique_ptr<Backend> create_cpu_backend(int threads, std::string_view isa);
 // cuda/client/cuda_backend.cc: through libqwen3_cuda.so, which it opens. device: "cuda" (the first usable) or "cuda:N".
-std::unique_ptr<Backend> create_cuda_backend(std::string_view device);
+std::unique_ptr<Backend> create_cuda_backend(std::string_view device,
+                                             BatchInvariance invariance = BatchInvariance::kBatch);
 // cpu/reference/backend.cc: scalar, f32, single threaded, short. The oracle of every fast path.
 std::unique_ptr<Backend> create_reference_backend();
 

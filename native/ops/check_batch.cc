@@ -13,10 +13,12 @@ void expect(bool holds, const char* what) {
 
 }  // namespace
 
-void check_batch(const Program& program, const StepBatch& batch, int64_t n_blocks, int64_t max_rows) {
+void check_batch(const Program& program, const StepBatch& batch, int64_t n_blocks, int64_t max_rows, int64_t n_drawn) {
   const int64_t n_rows = static_cast<int64_t>(batch.tokens.size());
   expect(n_rows <= max_rows, "more rows than the executable was compiled for");
-  for (const int32_t token : batch.tokens) expect(token >= 0 && token < program.vocab, "token beyond the vocabulary");
+  for (const int32_t token : batch.tokens) {
+    expect(token >= -n_drawn && token < program.vocab, "token beyond the vocabulary");
+  }
   int64_t next_row = 0;
   for (const StepSequence& s : batch.sequences) {
     expect(s.row_begin == next_row && s.n_rows >= 0, "sequences do not cover the rows in order");

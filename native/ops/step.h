@@ -21,11 +21,15 @@ struct StepSequence {
   std::span<const int32_t> block_table;
   // 0: unscaled RoPE, 1: the model's YaRN table.
   int32_t rope_table = 0;
+  // Its rows continue what was generated, one token each (or drafts of them): they take a device's decode kernels, so
+  // that a draft's row has the bits that it would have alone. Kernels follow this and never the number of rows.
+  bool decode = false;
 };
 
 // What a forward pass reads: many sequences at once, prefill chunks and decode rows mixed freely.
 struct StepBatch {
-  std::span<const int32_t> tokens;          // [n_rows], each in [0, vocab)
+  // [n_rows], each in [0, vocab); in Executable::enqueue also -1 - i: the i-th token that the step queued before draws.
+  std::span<const int32_t> tokens;
   std::span<const StepSequence> sequences;  // cover the rows, ascending and without gaps
   std::span<const int32_t> logits_rows;     // [n_logits], ascending rows whose logits are wanted
 };

@@ -90,7 +90,7 @@ void test_model(const ModelConfig& config, const char* name) {
   const std::vector<int32_t> next{prompt[0]}, other(prompt.begin(), prompt.begin() + 33);
   const auto alone_decode = device.run(next, 70, 3), alone_prefill = device.run(other, 0, 6);
   const std::vector<int32_t> table_a{3, 4}, table_b{6};
-  const StepSequence both[] = {{0, 33, 0, table_b, 0}, {33, 1, 70, table_a, 0}};
+  const StepSequence both[] = {{0, 33, 0, table_b, 0}, {33, 1, 70, table_a, 0, true}};
   std::vector<int32_t> tokens(other);
   tokens.push_back(next[0]);
   const std::vector<int32_t> rows{32, 33};

@@ -179,7 +179,7 @@ inline std::vector<float> run_sequence(Executable& executable, const Program& pr
   std::vector<int32_t> blocks(static_cast<size_t>((position + n + kBlockSize - 1) / kBlockSize)), rows(tokens.size());
   std::iota(blocks.begin(), blocks.end(), first_block);
   std::iota(rows.begin(), rows.end(), 0);
-  const StepSequence sequence{0, n, position, blocks, rope_table};
+  const StepSequence sequence{0, n, position, blocks, rope_table, n == 1};
   std::vector<float> logits(tokens.size() * static_cast<size_t>(program.vocab));
   executable.run(StepBatch{tokens, {&sequence, 1}, rows}, cache, logits.data());
   return logits;

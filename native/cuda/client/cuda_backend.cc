@@ -3,6 +3,7 @@
 #include <array>
 #include <charconv>
 #include <exception>
+#include <mutex>
 #include <utility>
 
 #include "cuda/client/cuda_library.h"
@@ -89,20 +90,33 @@ class CudaExecutable final : public Executable {
   void run(const StepBatch& batch, KvCache& cache, float* logits) override {
     auto& paged = dynamic_cast<CudaKvCache&>(cache);
     check_batch(*program_, batch, paged.n_blocks(), max_rows_);
-    sequences_.clear();
-    for (const StepSequence& s : batch.sequences) {
-      sequences_.push_back({s.row_begin, s.n_rows, s.position_begin, s.rope_table,
-                            static_cast<int32_t>(s.block_table.size()), s.block_table.data()});
-    }
-    const qwen3_cuda_batch flat{static_cast<int32_t>(batch.tokens.size()),
-                                static_cast<int32_t>(sequences_.size()),
-                                static_cast<int32_t>(batch.logits_rows.size()),
-                                batch.tokens.data(),
-                                sequences_.data(),
-                                batch.logits_rows.data()};
-    qwen3_cuda_error error{};
-    if ((*handle_)->run(executable_, &flat, paged.get(), logits, &error) != 0) throw_cuda_error(error);
+    const qwen3_cuda_batch flat = flatten(batch);
+    call([&](auto* error) { return (*handle_)->run(executable_, &flat, paged.get(), logits, error); });
     if (observer_error_) std::rethrow_exception(std::exchange(observer_error_, nullptr));
+  }
+
+  bool samples() const override { return true; }
+
+  void prepare(KvCache& cache, int64_t decode_rows) override {
+    auto& paged = dynamic_cast<CudaKvCache&>(cache);
+    call([&](auto* error) { return (*handle_)->prepare(executable_, paged.get(), decode_rows, error); });
+  }
+
+  void enqueue(const StepBatch& batch, KvCache& cache, std::span<const RowSampling> sampling) override {
+    auto& paged = dynamic_cast<CudaKvCache&>(cache);
+    check_batch(*program_, batch, paged.n_blocks(), max_rows_, drawn_);
+    if (sampling.size() != batch.logits_rows.size())
+      throw Error(ErrorCode::kInternal, "step refused: sampling and logits rows differ");
+    const qwen3_cuda_batch flat = flatten(batch);
+    flatten(sampling);
+    call([&](auto* error) { return (*handle_)->enqueue(executable_, &flat, sampling_.data(), paged.get(), error); });
+    drawn_ = static_cast<int64_t>(batch.logits_rows.size());
+  }
+
+  void collect(std::span<int32_t> tokens) override {
+    call([&](auto* error) {
+      return (*handle_)->collect(executable_, tokens.data(), static_cast<int32_t>(tokens.size()), error);
+    });
   }
 
   void observe(Observer observer) override {
@@ -118,6 +132,38 @@ class CudaExecutable final : public Executable {
   }
 
  private:
+  template <class Call>
+  static void call(Call call) {
+    qwen3_cuda_error error{};
+    if (call(&error) != 0) throw_cuda_error(error);
+  }
+
+  qwen3_cuda_batch flatten(const StepBatch& batch) {
+    sequences_.clear();
+    for (const StepSequence& s : batch.sequences) {
+      sequences_.push_back({s.row_begin, s.n_rows, s.position_begin, s.rope_table, s.decode ? 1 : 0,
+                            static_cast<int32_t>(s.block_table.size()), s.block_table.data()});
+    }
+    return {static_cast<int32_t>(batch.tokens.size()),
+            static_cast<int32_t>(sequences_.size()),
+            static_cast<int32_t>(batch.logits_rows.size()),
+            batch.tokens.data(),
+            sequences_.data(),
+            batch.logits_rows.data()};
+  }
+
+  void flatten(std::span<const RowSampling> sampling) {
+    sampling_.clear(), adjustments_.clear();
+    for (const RowSampling& s : sampling) {
+      for (const LogitAdjustment& a : s.adjustments) adjustments_.push_back({a.id, a.bias, a.count, a.banned ? 1 : 0});
+      sampling_.push_back({s.temperature, s.top_p, s.min_p, s.top_k, s.presence_penalty, s.frequency_penalty,
+                           s.repetition_penalty, s.choice, s.seed, s.position, s.counts_input ? 1 : 0,
+                           static_cast<int32_t>(s.adjustments.size()), nullptr});
+    }
+    const qwen3_cuda_adjustment* next = adjustments_.data();
+    for (qwen3_cuda_sampling& s : sampling_) s.adjustments = std::exchange(next, next + s.n_adjustments);
+  }
+
   static void observed(void* context, int32_t op, int64_t rows, int64_t cols, const float* values) {
     auto& self = *static_cast<CudaExecutable*>(context);
     try {
@@ -133,6 +179,9 @@ class CudaExecutable final : public Executable {
   int64_t max_rows_;
   qwen3_cuda_executable* executable_ = nullptr;
   std::vector<qwen3_cuda_sequence> sequences_;
+  std::vector<qwen3_cuda_sampling> sampling_;
+  std::vector<qwen3_cuda_adjustment> adjustments_;
+  int64_t drawn_ = 0;  // tokens that the step queued last draws
   Observer observer_;
   std::exception_ptr observer_error_;
 };
@@ -141,13 +190,15 @@ class CudaExecutable final : public Executable {
 struct SourceContext {
   const MatrixSource* source;
   std::exception_ptr* error;
+  std::mutex* lock;  // several threads read
   static int32_t read(void* context, int64_t begin, int64_t end, void* out) {
     auto& self = *static_cast<SourceContext*>(context);
     try {
       self.source->read(begin, end, out);
       return 0;
     } catch (...) {
-      *self.error = std::current_exception();
+      const std::lock_guard guard(*self.lock);
+      if (!*self.error) *self.error = std::current_exception();
       return 1;
     }
   }
@@ -155,7 +206,8 @@ struct SourceContext {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(Shared handle, int32_t device) : handle_(std::move(handle)), name_("cuda:" + std::to_string(device)) {}
+  CudaBackend(Shared handle, int32_t device, bool full)
+      : handle_(std::move(handle)), name_("cuda:" + std::to_string(device) + (full ? " (full)" : "")) {}
   std::string_view name() const override { return name_; }
 
   int64_t packed_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t cols) const override {
@@ -166,10 +218,11 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<Weight> pack(WeightUse use, WeightFormat format, std::span<const MatrixSource> sources) override {
     std::exception_ptr thrown;
+    std::mutex lock;
     std::vector<SourceContext> contexts;
     std::vector<qwen3_cuda_source> plain;
     int64_t rows = 0;
-    for (const MatrixSource& s : sources) contexts.push_back({&s, &thrown}), rows += s.rows;
+    for (const MatrixSource& s : sources) contexts.push_back({&s, &thrown, &lock}), rows += s.rows;
     for (SourceContext& c : contexts) {
       plain.push_back(
           {c.source->rows, c.source->cols, static_cast<int32_t>(c.source->dtype), &SourceContext::read, &c});
@@ -262,12 +315,14 @@ CudaReport cuda_report() {
   return report;
 }
 
-std::unique_ptr<Backend> create_cuda_backend(std::string_view device) {
+std::unique_ptr<Backend> create_cuda_backend(std::string_view device, BatchInvariance invariance) {
   Library library = CudaLibrary::open();
   const int32_t index = device_index(device, *library);
-  qwen3_cuda_backend* backend = checked(static_cast<qwen3_cuda_backend*>(nullptr),
-                                        [&](auto* error) { return (*library)->create_backend(index, 0, error); });
-  return std::make_unique<CudaBackend>(std::make_shared<const Handle>(std::move(library), backend), index);
+  const bool full = invariance == BatchInvariance::kFull;
+  qwen3_cuda_backend* backend = checked(static_cast<qwen3_cuda_backend*>(nullptr), [&](auto* error) {
+    return (*library)->create_backend(index, full ? 1 : 0, error);
+  });
+  return std::make_unique<CudaBackend>(std::make_shared<const Handle>(std::move(library), backend), index, full);
 }
 
 }  // namespace qwen3

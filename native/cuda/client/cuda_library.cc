@@ -36,9 +36,14 @@ std::shared_ptr<const CudaLibrary> CudaLibrary::open() {
   const auto entry = reinterpret_cast<decltype(&qwen3_cuda_library)>(dlsym(handle, "qwen3_cuda_library"));
   const qwen3_cuda_table* table = entry ? entry(QWEN3_CUDA_ABI_VERSION) : nullptr;
   if (!table) {
+    // Version 0 asks what it does speak; the first library could not be asked.
+    const qwen3_cuda_table* other = entry ? entry(0) : nullptr;
+    const std::string theirs = other
+                                   ? "version " + std::to_string(other->abi_version) + " (qwen3 " + other->version + ")"
+                                   : "an older version";
     dlclose(handle);
-    refuse(path + " does not speak version " + std::to_string(QWEN3_CUDA_ABI_VERSION) +
-           " of the interface that this addon uses; install the same version of both");
+    refuse(path + " speaks " + theirs + " of the CUDA interface, this addon version " +
+           std::to_string(QWEN3_CUDA_ABI_VERSION) + "; install the same version of both");
   }
   return std::make_shared<CudaLibrary>(table, path);
 }

@@ -61,6 +61,58 @@ void synchronize(Stream stream) {
   check_cuda(cudaStreamSynchronize(stream), "the step on the GPU");
 }
 
+bool device_works(int device) {
+  // Free and without effect, but it reports an error that stays.
+  const bool works = cudaSetDevice(device) == cudaSuccess && cudaFree(nullptr) == cudaSuccess;
+  if (!works) cudaGetLastError();
+  return works;
+}
+void reset_device(int device) {
+  check_cuda(cudaSetDevice(device), "cudaSetDevice");
+  check_cuda(cudaDeviceReset(), "cudaDeviceReset");
+}
+
+Event create_event() {
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  return event;
+}
+void destroy_event(Event event) {
+  cudaEventDestroy(event);
+}
+void record(Event event, Stream stream) {
+  check_cuda(cudaEventRecord(event, stream), "cudaEventRecord");
+}
+void wait(Event event) {
+  check_cuda(cudaEventSynchronize(event), "the step on the GPU");
+}
+
+void begin_capture(Stream stream) {
+  // Other threads may load weights meanwhile: only what this thread does may disturb the capture.
+  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+}
+Graph end_capture(Stream stream) {
+  cudaGraph_t graph = nullptr;
+  check_cuda(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check_cuda(status, "cudaGraphInstantiate");
+  return executable;
+}
+void abandon_capture(Stream stream) noexcept {
+  cudaGraph_t graph = nullptr;
+  cudaStreamEndCapture(stream, &graph);
+  if (graph) cudaGraphDestroy(graph);
+  cudaGetLastError();
+}
+void launch_graph(Graph graph, Stream stream) {
+  check_cuda(cudaGraphLaunch(graph, stream), "cudaGraphLaunch");
+}
+void destroy_graph(Graph graph) {
+  cudaGraphExecDestroy(graph);
+}
+
 void* allocate(size_t bytes) {
   void* pointer = nullptr;
   const cudaError_t status = cudaMalloc(&pointer, bytes);

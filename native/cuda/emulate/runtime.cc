@@ -1,13 +1,16 @@
-// runtime.h on the emulated device. Copies are done at once: a stream of the emulation never runs ahead. Environment
-// variables stand for what a machine may be like: QWEN3_EMULATED_DRIVER (a version; 0: none), QWEN3_EMULATED_DEVICES,
-// QWEN3_EMULATED_MEMORY (bytes), QWEN3_EMULATED_SCHEDULE (early, late, or a seed), QWEN3_EMULATED_COMPUTE (90: the
-// kernels of sm_90a; default 80).
+// runtime.h on the emulated device (driver.h). Environment variables stand for what a machine may be like:
+// QWEN3_EMULATED_DRIVER (a version; 0: none), QWEN3_EMULATED_DEVICES, QWEN3_EMULATED_MEMORY (bytes),
+// QWEN3_EMULATED_SCHEDULE (early, late, or a seed), QWEN3_EMULATED_COMPUTE (90: the kernels of sm_90a; default 80),
+// QWEN3_EMULATED_FAULT (what fails and when).
 
 #include "cuda/runtime.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
+#include "cuda/emulate/driver.h"
 #include "cuda/emulate/global_memory.h"
 #include "cuda/emulate/launch.h"
 
@@ -49,13 +52,69 @@ void use_device(int) {
   schedule.seed = std::strtoull(text, nullptr, 10);
   emulate::Session::current().launches.clear();
 }
-Stream create_stream() {
-  return nullptr;
+bool device_works(int) {
+  return !emulate::device_is_broken();
 }
-void destroy_stream(Stream) {}
-void synchronize(Stream) {}
+void reset_device(int) {
+  emulate::reset_device();
+}
+
+Stream create_stream() {
+  emulate::maybe_fail("create");
+  return emulate::open_stream();
+}
+void destroy_stream(Stream stream) {
+  emulate::close_stream(stream);
+}
+void synchronize(Stream stream) {
+  if (stream && stream->captured)
+    throw Error(ErrorCode::kInternal, "cudaStreamSynchronize: cudaErrorStreamCaptureUnsupported");
+  emulate::maybe_fail("wait");
+  ++emulate::driver_counters().synchronisations;
+  emulate::drain(stream);
+}
+
+Event create_event() {
+  return new CUevent_st;
+}
+void destroy_event(Event event) {
+  delete event;
+}
+void record(Event event, Stream stream) {
+  emulate::maybe_fail("record");
+  event->stream = stream, event->ticket = stream->submitted;
+}
+void wait(Event event) {
+  emulate::maybe_fail("wait");
+  ++emulate::driver_counters().event_waits;
+  if (event->stream) emulate::run_until(event->stream, event->ticket);
+}
+
+void begin_capture(Stream stream) {
+  emulate::maybe_fail("capture");
+  stream->captured = std::make_unique<std::vector<std::function<void()>>>();
+}
+Graph end_capture(Stream stream) {
+  auto graph = std::make_unique<CUgraphExec_st>();
+  graph->nodes = std::move(*stream->captured);
+  stream->captured.reset();
+  return graph.release();
+}
+void abandon_capture(Stream stream) noexcept {
+  stream->captured.reset();
+}
+void launch_graph(Graph graph, Stream stream) {
+  ++emulate::driver_counters().graph_launches;
+  emulate::submit_graph(stream, *graph);
+}
+void destroy_graph(Graph graph) {
+  emulate::drain_all();  // it may still be queued
+  delete graph;
+}
 
 void* allocate(size_t bytes) {
+  emulate::maybe_fail("allocate");
+  ++emulate::driver_counters().allocations;
   auto& memory = emulate::GlobalMemory::device();
   memory.set_limit(static_cast<size_t>(setting("QWEN3_EMULATED_MEMORY", int64_t{1} << 30)));
   void* pointer = memory.allocate(bytes, std::to_string(bytes) + " bytes");
@@ -66,28 +125,41 @@ void* allocate(size_t bytes) {
   return pointer;
 }
 void release(void* pointer) {
+  ++emulate::driver_counters().allocations;
+  emulate::drain_all();  // cudaFree waits for the device
   emulate::GlobalMemory::device().release(pointer);
 }
 void* allocate_pinned(size_t bytes) {
+  ++emulate::driver_counters().pinned_allocations;
   void* pointer = std::malloc(bytes);
   if (!pointer) throw Error(ErrorCode::kOutOfMemory, "cudaHostAlloc of " + std::to_string(bytes) + " bytes");
   return pointer;
 }
 void release_pinned(void* pointer) {
+  ++emulate::driver_counters().pinned_allocations;
+  emulate::drain_all();
   std::free(pointer);
 }
 
-void copy_to_device(Stream, void* to, const void* from, size_t bytes) {
-  std::memcpy(to, from, bytes);
+void copy_to_device(Stream stream, void* to, const void* from, size_t bytes) {
+  emulate::submit_copy(stream, [=] { std::memcpy(to, from, bytes); });
 }
-void copy_to_host(Stream, void* to, const void* from, size_t bytes) {
-  std::memcpy(to, from, bytes);
+void copy_to_host(Stream stream, void* to, const void* from, size_t bytes) {
+  emulate::submit_copy(stream, [=] { std::memcpy(to, from, bytes); });
 }
-void copy_on_device(Stream, void* to, const void* from, size_t bytes) {
-  std::memcpy(to, from, bytes);
+void copy_on_device(Stream stream, void* to, const void* from, size_t bytes) {
+  emulate::submit_copy(stream, [=] { std::memcpy(to, from, bytes); });
 }
-void fill_bytes(Stream, void* to, int byte, size_t bytes) {
-  std::memset(to, byte, bytes);
+void fill_bytes(Stream stream, void* to, int byte, size_t bytes) {
+  emulate::submit_copy(stream, [=] { std::memset(to, byte, bytes); });
 }
 
 }  // namespace qwen3::cuda
+
+// For tests, which find it in the library that they opened: emulate::DriverCounters as plain numbers.
+extern "C" __attribute__((visibility("default"))) void qwen3_cuda_emulated_counters(int64_t* out) {
+  const auto& c = qwen3::cuda::emulate::driver_counters();
+  const int64_t values[] = {c.launches,         c.graph_launches, c.captured_launches, c.copies,
+                            c.synchronisations, c.event_waits,    c.allocations,       c.pinned_allocations};
+  std::copy(std::begin(values), std::end(values), out);
+}

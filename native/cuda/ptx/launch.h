@@ -10,6 +10,7 @@
 #if defined(__CUDACC__)
 #include <cuda.h>
 #else
+#include "cuda/emulate/driver.h"
 #include "cuda/emulate/launch.h"
 #include "cuda/emulate/tensor_map.h"
 #endif
@@ -54,10 +55,12 @@ void launch(Stream stream, const char* name, void (*kernel)(Parameters...), cons
 #else
 
 template <class... Parameters, class... Arguments>
-void launch(Stream, const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
+void launch(Stream stream, const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             const Arguments&... arguments) {
-  emulate::run_grid(name, shape.grid, shape.threads, shape.shared_bytes,
-                    [&] { kernel(static_cast<Parameters>(arguments)...); });
+  emulate::submit(stream, [name, kernel, shape, ... values = static_cast<Parameters>(arguments)] {
+    emulate::run_grid(
+        name, shape.grid, shape.threads, shape.shared_bytes, [&] { kernel(values...); }, shape.overlaps_previous);
+  });
 }
 
 #endif

@@ -4,11 +4,14 @@
 
 #include <cstdint>
 
-struct CUstream_st;  // CUDA's own: host code needs no CUDA header
+// CUDA's own: host code needs no CUDA header.
+struct CUstream_st;
+struct CUevent_st;
+struct CUgraphExec_st;
 
 namespace qwen3::cuda {
 
-using Stream = CUstream_st*;  // null in the emulation
+using Stream = CUstream_st*;  // null in the emulation: at once
 
 struct Dim3 {
   int x = 1, y = 1, z = 1;

@@ -1,0 +1,150 @@
+// Which kernels an operation takes. Nothing here waits or allocates: the same calls run a step or record a graph.
+
+#include "cuda/operations.h"
+
+#include <cstring>
+
+#include "core/dtype.h"
+#include "cuda/executable.h"
+
+namespace qwen3::cuda {
+
+void DeviceExecutable::launch_all(DeviceCache& cache) {
+  take_tokens(stream_, view_.given, drawn_.as<int32_t>(), view_.n_rows, tokens_.as<int32_t>());
+  rope_rows(stream_, view_.rows, inv_freq_.as<double>(), rope_factor_.as<double>(), view_.n_rows, heads_.head_dim,
+            cos_.as<float>(), sin_.as<float>());
+  for (size_t i = 0; i < ops_.size(); ++i) {
+    const Operation& op = ops_[i];
+    if (op.plain.kind == kLogits) {
+      launch_logits(op);
+      continue;
+    }
+    launch_op(op, cache);
+    if (observer_) show(static_cast<int32_t>(i), op.plain.out);
+  }
+}
+
+void DeviceExecutable::launch_op(const Operation& op, DeviceCache& cache) {
+  const qwen3_cuda_op& o = op.plain;
+  switch (o.kind) {
+    case kEmbed:
+      embed(stream_, weight(o.weight).data.as<Bf16>(), tokens_.as<int32_t>(), view_.n_rows, hidden_, f32(o.out));
+      return;
+    case kRmsNorm:
+      rms_norm(stream_, f32(o.x), nullptr, weight(o.weight).data.as<float>(), view_.n_rows, hidden_, o.eps,
+               bf16(o.out));
+      return;
+    case kLinear:
+      launch_linear(op);
+      return;
+    case kQkNormRope:
+      qk_norm_rope_append(stream_, f32(o.x), weight(o.weight).data.as<float>(), weight(o.weight_2).data.as<float>(),
+                          cos_.as<float>(), sin_.as<float>(), view_.rows, view_.n_rows, heads_, o.eps, bf16(o.out),
+                          cache.layer(o.layer));
+      return;
+    case kAttention:
+      launch_attention(o, cache);
+      return;
+    case kMoe:
+      launch_moe(op);
+      return;
+    default:
+      throw Error(ErrorCode::kInternal, "unknown operation " + std::to_string(o.kind));
+  }
+}
+
+void DeviceExecutable::launch_attention(const qwen3_cuda_op& o, DeviceCache& cache) {
+  const KvLayer layer = cache.layer(o.layer);
+  if (hopper_ && prefill_on_hopper(heads_)) {
+    attention_prefill_hopper(stream_, bf16(o.x), layer, cache.n_blocks() + 1, view_.prefill, heads_, view_.n_rows,
+                             bf16(o.out));
+  } else {
+    attention_prefill(stream_, bf16(o.x), layer, view_.prefill, heads_, bf16(o.out));
+  }
+  attention_decode(stream_, bf16(o.x), layer, view_.decode, heads_, partials_.as<float>(), bf16(o.out));
+  attention_combine(stream_, partials_.as<float>(), view_.combine, view_.n_combine, heads_, bf16(o.out));
+}
+
+void DeviceExecutable::launch_linear(const Operation& op) {
+  const qwen3_cuda_op& o = op.plain;
+  const DeviceWeight& w = weight(o.weight);
+  const auto n = static_cast<int>(w.rows), k = static_cast<int>(w.cols);
+  for (const RowRange& range : view_.ranges) {
+    const Bf16* x = bf16(o.x) + int64_t{range.begin} * k;
+    void* out;
+    Output output;
+    if (static_cast<Epilogue>(o.epilogue) == Epilogue::kSiluMul) {
+      output = Output::kSiluMul, out = bf16(o.out) + int64_t{range.begin} * (n / 2);
+    } else {
+      output = static_cast<Epilogue>(o.epilogue) == Epilogue::kAddTo ? Output::kAddF32 : Output::kStoreF32;
+      out = f32(o.out) + int64_t{range.begin} * n;
+    }
+    const LinearOperands operands{x, w.data.as<Bf16>(), out};
+    const LinearShape shape{range.count, n, k};
+    if (range.decode) {
+      linear_stream(stream_, operands, shape, output);
+    } else if (hopper_) {
+      linear_hopper(stream_, operands, shape, output, multiprocessors_);
+    } else {
+      linear(stream_, operands, shape, output);
+    }
+  }
+}
+
+void DeviceExecutable::launch_moe(const Operation& op) {
+  const qwen3_cuda_op& o = op.plain;
+  for (const RowRange& range : view_.ranges) {
+    const MoeShape shape{range.count, hidden_, op.ffn, n_experts_, o.top_k, o.norm_topk_prob != 0, view_.valid_rows};
+    const Bf16* x = bf16(o.x) + int64_t{range.begin} * hidden_;
+    moe_route(stream_, x, weight(o.weight).data.as<Bf16>(), shape, ids_.as<int32_t>(), shares_.as<float>());
+    moe_sort(stream_, ids_.as<int32_t>(), shape, order_.as<int32_t>(), offsets_.as<int32_t>(),
+             expert_load_.as<int32_t>() + int64_t{o.layer} * n_experts_);
+    moe_experts(stream_,
+                {x, op.gate_up.as<const Bf16*>(), op.down.as<const Bf16*>(), order_.as<int32_t>(),
+                 offsets_.as<int32_t>(), gated_.as<Bf16>(), products_.as<float>()},
+                shape, range.decode);
+    moe_combine(stream_, products_.as<float>(), shares_.as<float>(), shape,
+                f32(o.out) + int64_t{range.begin} * hidden_);
+  }
+}
+
+// Logits belong to decoding mostly; the class is the stream's for every row, so that neighbours do not matter.
+void DeviceExecutable::launch_logits(const Operation& op) {
+  if (view_.n_logits == 0) return;
+  const DeviceWeight& w = weight(op.plain.weight);
+  const LinearShape shape{view_.n_logits, vocab_, static_cast<int>(w.cols)};
+  (one_class_ ? linear : linear_stream)(
+      stream_, {bf16(op.plain.x), w.data.as<Bf16>(), logits_.as<float>(), view_.logits_rows}, shape, Output::kStoreF32);
+}
+
+void DeviceExecutable::launch_sampling() {
+  if (view_.n_logits == 0) return;
+  sample(stream_, logits_.as<float>(), view_.n_logits, vocab_, view_.sampling, view_.adjustments, nullptr,
+         drawn_.as<int32_t>(), nullptr, tokens_.as<int32_t>());
+}
+
+void DeviceExecutable::show(int32_t index, int32_t buffer) {
+  const qwen3_cuda_buffer& desc = described_[static_cast<size_t>(buffer)];
+  const auto dtype = static_cast<DType>(desc.dtype);
+  const size_t cols = static_cast<size_t>(desc.cols), rows = static_cast<size_t>(view_.n_rows);
+  std::vector<std::byte> raw(rows * cols * static_cast<size_t>(dtype_bytes(dtype)));
+  copy_to_host(stream_, raw.data(), buffers_[static_cast<size_t>(buffer)].as<void>(), raw.size());
+  synchronize(stream_);
+  std::vector<float> values(rows * cols);
+  for (size_t r = 0; r < rows; ++r) {
+    float* to = values.data() + static_cast<size_t>(tables_.row_of(r)) * cols;
+    for (size_t c = 0; c < cols; ++c) {
+      const std::byte* from = raw.data() + (r * cols + c) * static_cast<size_t>(dtype_bytes(dtype));
+      uint16_t half;
+      if (dtype == DType::kF32) {
+        std::memcpy(&to[c], from, 4);
+      } else {
+        std::memcpy(&half, from, 2);
+        to[c] = bf16_to_f32(half);
+      }
+    }
+  }
+  observer_(observer_context_, index, view_.n_rows, desc.cols, values.data());
+}
+
+}  // namespace qwen3::cuda

@@ -1,0 +1,103 @@
+#pragma once
+
+// What a step needs on the device besides weights and activations: built on the host in pinned memory, copied as far as
+// it is used. Two stagings take turns, so that the next step is written while the last one may still be copied.
+
+#include <array>
+#include <vector>
+
+#include "cuda/library.h"
+#include "cuda/runtime.h"
+#include "cuda/sampling.h"
+#include "cuda/schedule.h"
+
+namespace qwen3::cuda {
+
+// An array of a step on its way to the device.
+class StagedArray {
+ public:
+  // Room for `bytes`, and whether the device's part moved. Throws Error(kOutOfMemory) and stays as it was.
+  bool reserve(size_t bytes);
+  void* host(int staging) const { return host_[static_cast<size_t>(staging)].as<void>(); }
+  template <class T = std::byte>
+  T* device() const {
+    return device_.as<T>();
+  }
+  void upload(Stream stream, int staging, size_t bytes) const;
+
+ private:
+  std::array<PinnedBuffer, 2> host_;
+  DeviceBuffer device_;
+};
+
+// The rows of one kernel class.
+struct RowRange {
+  int begin, count;
+  bool decode;
+};
+
+// A step's tables on the device. In a bucket (tables of `rows` rows of which fewer may be real) every address and every
+// number in here depends on the bucket alone.
+struct StepView {
+  int n_rows = 0, n_logits = 0;
+  std::vector<RowRange> ranges;
+  const int32_t* given = nullptr;  // tokens, or -1 - i (take_tokens)
+  RowMap rows{};
+  const int32_t* logits_rows = nullptr;
+  const int32_t* valid_rows = nullptr;  // in a bucket
+  AttentionWork prefill{}, decode{};
+  const CombineRow* combine = nullptr;
+  int n_combine = 0;
+  const SamplingRow* sampling = nullptr;
+  const TokenAdjustment* adjustments = nullptr;
+};
+
+class StepTables {
+ public:
+  // decode_grid: blocks per KV head that share the attention tiles of a bucket.
+  StepTables(const HeadShape& heads, bool one_class, int decode_grid)
+      : heads_(heads), one_class_(one_class), decode_grid_(decode_grid) {}
+
+  // Puts a step in the device's order: decoding sequences first, in each group as they came.
+  void plan(const qwen3_cuda_batch& batch);
+  bool decode_only() const { return ranges_.size() == 1 && ranges_[0].decode; }
+  int n_rows() const { return static_cast<int>(row_of_.size()); }
+  int n_partials() const { return schedule_.n_partials; }
+  int32_t row_of(size_t device_row) const { return row_of_[device_row]; }
+
+  // Room for what was planned, or for steps of so many rows, tiles, entries and adjustments; whether anything moved.
+  bool reserve_planned(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket);
+  bool reserve(int rows, size_t tiles, size_t blocks, size_t adjustments);
+
+  // Writes the planned step into a staging and copies it. bucket: 0, or at least n_rows(); padding rows write to
+  // `padding_block`.
+  void upload(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket, int32_t padding_block,
+              int staging, Stream stream);
+  StepView view(const qwen3_cuda_batch& batch, int bucket) const;
+  // The same for a bucket whose step is yet to come.
+  StepView bucket_view(int bucket) const;
+
+ private:
+  // Offsets of the arrays that have an entry per row.
+  struct Layout {
+    size_t tokens, positions, slots, ropes, logits_rows, counts, sequences, combine, sampling, bytes;
+  };
+  static Layout layout(int rows);
+  void write_rows(const qwen3_cuda_batch& batch, int rows, int32_t padding_block, std::byte* to) const;
+  void write_sampling(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int rows, std::byte* to,
+                      int staging, size_t& n_adjustments) const;
+  StepView view_of(int rows) const;
+
+  HeadShape heads_;
+  bool one_class_;
+  int decode_grid_;
+  StagedArray rows_, blocks_, prefill_, decode_, adjustments_;
+  // Of the planned step.
+  std::vector<StepSequence> sequences_;  // in the device's order
+  std::vector<int32_t> row_of_;          // device row -> row of the batch
+  std::vector<int32_t> device_row_;      // the other way
+  std::vector<RowRange> ranges_;
+  AttentionSchedule schedule_;
+};
+
+}  // namespace qwen3::cuda
