@@ -104,8 +104,13 @@ void Scheduler::adopt(Sequence* s, const PrefixHit& hit) {
   if (hit.partial_block >= 0) {
     const int32_t copy = allocate();
     if (copy >= 0) {
-      cache_.copy_block(hit.partial_block, copy, hit.partial_tokens);
-      s->blocks.push_back(copy);
+      s->blocks.push_back(copy);  // first: it is given back with the others if copying fails
+      try {
+        cache_.copy_block(hit.partial_block, copy, hit.partial_tokens);
+      } catch (...) {
+        pool_.release(hit.partial_block);
+        throw;
+      }
       s->computed += hit.partial_tokens;
     }
     pool_.release(hit.partial_block);
