@@ -1,5 +1,8 @@
-// Whole models of random weights, through libqwen3_cuda.so as the addon uses it: prefill of one prompt, decode of a
-// batch. Weights are pieces of one block of random numbers, so that the largest model is made at the speed of copying.
+// Whole models of random weights, through libqwen3_cuda.so as the addon uses
+// it: prefill of one prompt, and decode of a batch as the engine runs it:
+// tokens are drawn on the device and stay there, the host is a step ahead.
+// Weights are pieces of one block of random numbers, so that the largest model
+// is made at the speed of copying.
 
 #include <algorithm>
 #include <chrono>
@@ -22,12 +25,19 @@ struct Family {
   const char* name;
   int32_t n_layers, hidden, n_q_heads, n_kv_heads, ffn, n_experts, top_k;
   bool tied;
+  BatchInvariance invariance = BatchInvariance::kBatch;
 };
 constexpr Family kFamily[] = {
-    {"0.6b", 28, 1024, 16, 8, 3072, 0, 0, true},  {"4b", 36, 2560, 32, 8, 9728, 0, 0, true},
-    {"8b", 36, 4096, 32, 8, 12288, 0, 0, false},  {"30b-a3b", 48, 2048, 32, 4, 768, 128, 8, false},
-    {"32b", 64, 5120, 64, 8, 25600, 0, 0, false}, {"tiny", 2, 64, 4, 2, 96, 0, 0, true},
+    {"0.6b", 28, 1024, 16, 8, 3072, 0, 0, true},
+    {"4b", 36, 2560, 32, 8, 9728, 0, 0, true},
+    {"8b", 36, 4096, 32, 8, 12288, 0, 0, false},
+    {"30b-a3b", 48, 2048, 32, 4, 768, 128, 8, false},
+    {"0.6b-full", 28, 1024, 16, 8, 3072, 0, 0, true, BatchInvariance::kFull},
+    {"8b-full", 36, 4096, 32, 8, 12288, 0, 0, false, BatchInvariance::kFull},
+    {"32b", 64, 5120, 64, 8, 25600, 0, 0, false},
+    {"tiny", 2, 64, 4, 2, 96, 0, 0, true},
     {"tiny-moe", 2, 64, 4, 2, 48, 16, 4, false},
+    {"tiny-full", 2, 64, 4, 2, 96, 0, 0, true, BatchInvariance::kFull},
 };
 
 ModelConfig config_of(const Family& f) {
@@ -42,13 +52,15 @@ ModelConfig config_of(const Family& f) {
   return c;
 }
 
-// Random bf16 on the host; matrices read pieces of it. Norm weights are about 1.
+// Random bf16 on the host; matrices read pieces of it. Norm weights are
+// about 1.
 class RandomBlock {
  public:
   RandomBlock() : values_(kValues) {
     for (size_t i = 0; i < kValues; i += 4) {
       const Philox4 words = random_words(3, 0, i);
-      // The sum of two uniform numbers, deviation 0.02 as a model's initial weights.
+      // The sum of two uniform numbers, deviation 0.02 as a model's initial
+      // weights.
       for (size_t j = 0; j < 4; ++j) {
         values_[i + j] =
             f32_to_bf16(0.049f * (uniform_f32(words.v[j] << 8) + uniform_f32(words.v[j] & 0xffff0000u) - 1));
@@ -86,7 +98,10 @@ class RandomBlock {
 class LoadedModel {
  public:
   LoadedModel(const Family& family, int max_rows)
-      : name(family.name), config(config_of(family)), backend_(create_cuda_backend("cuda:0")), max_rows_(max_rows) {
+      : name(family.name),
+        config(config_of(family)),
+        backend_(create_cuda_backend("cuda:0", family.invariance)),
+        max_rows_(max_rows) {
     const auto begin = std::chrono::steady_clock::now();
     const RandomBlock block;
     const WeightFormats formats(WeightFormat::kBF16);
@@ -108,7 +123,8 @@ class LoadedModel {
 
   void drop_cache() { cache_.reset(); }
   int64_t kv_bytes_per_block() const { return backend_->kv_block_bytes(*program_, DType::kBF16); }
-  // A cache for `sequences` of up to `keys` positions each; the first `filled` of them hold a prompt's keys and values.
+  // A cache for `sequences` of up to `keys` positions each; the first `filled`
+  // of them hold a prompt's keys and values.
   void make_cache(int sequences, int keys, int filled) {
     blocks_of_sequence_ = (keys + kBlockSize - 1) / kBlockSize;
     cache_.reset();  // before the larger one
@@ -129,18 +145,41 @@ class LoadedModel {
     logits_.resize(static_cast<size_t>(config.vocab));
     executable_->run({tokens, {&sequence, 1}, {&row, 1}}, *cache_, logits_.data());
   }
-  // One token for each sequence at `position`.
-  void decode(int sequences, int position) {
-    const auto tokens = random_tokens(sequences);
+  // One token for each sequence at `position`: the one that the step before
+  // drew, or (first) a random one.
+  void enqueue_decode(int sequences, int position, bool first) {
+    std::vector<int32_t> tokens = random_tokens(sequences), rows(static_cast<size_t>(sequences));
+    std::iota(rows.begin(), rows.end(), 0);
     std::vector<std::vector<int32_t>> tables;
     std::vector<StepSequence> step;
+    std::vector<RowSampling> sampling(static_cast<size_t>(sequences));
     for (int s = 0; s < sequences; ++s) tables.push_back(table_of(s, position + 1));
-    for (int s = 0; s < sequences; ++s) step.push_back({s, 1, position, tables[static_cast<size_t>(s)], 0});
-    std::vector<int32_t> rows(static_cast<size_t>(sequences));
-    std::iota(rows.begin(), rows.end(), 0);
-    logits_.resize(static_cast<size_t>(sequences) * static_cast<size_t>(config.vocab));
-    executable_->run({tokens, step, rows}, *cache_, logits_.data());
+    for (int s = 0; s < sequences; ++s) {
+      const auto at = static_cast<size_t>(s);
+      if (!first) tokens[at] = -1 - s;
+      step.push_back({s, 1, position, tables[at], 0, true});
+      sampling[at].temperature = 0.6f, sampling[at].top_p = 0.95f, sampling[at].top_k = 20;
+      sampling[at].seed = at, sampling[at].position = static_cast<uint64_t>(position) + 1;
+    }
+    executable_->enqueue({tokens, step, rows}, *cache_, sampling);
   }
+  void collect(int sequences) {
+    drawn_.resize(static_cast<size_t>(sequences));
+    executable_->collect(drawn_);
+    if (std::any_of(drawn_.begin(), drawn_.end(), [](int32_t token) { return token < 0; })) {
+      throw Error(ErrorCode::kInternal, "logits that are no finite numbers");
+    }
+  }
+  // Steps at positions [position, position + n), one of them always queued
+  // behind the one that runs.
+  void decode(int sequences, int position, int n) {
+    for (int i = 0; i < n; ++i) {
+      enqueue_decode(sequences, position + i, i == 0);
+      if (i > 0) collect(sequences);
+    }
+    collect(sequences);
+  }
+  void prepare(int sequences) { executable_->prepare(*cache_, sequences); }
 
   // Distinct experts that `step` uses, summed over the layers.
   template <class Step>
@@ -152,7 +191,8 @@ class LoadedModel {
     for (size_t i = 0; i < after.size(); ++i) used += after[i] > before[i] ? 1 : 0;
     return used;
   }
-  // What a step reads once: every weight but the embedding's table and the experts; one expert; one position's K, V.
+  // What a step reads once: every weight but the embedding's table and the
+  // experts; one expert; one position's K, V.
   double dense_bytes() const { return dense_bytes_; }
   double expert_bytes() const { return 6.0 * config.moe_ffn * config.hidden; }
   double kv_bytes_per_position() const { return 4.0 * config.n_layers * config.n_kv_heads * config.head_dim; }
@@ -199,6 +239,7 @@ class LoadedModel {
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Executable> executable_;
   std::vector<float> logits_;
+  std::vector<int32_t> drawn_;
   int blocks_of_sequence_ = 0;
   double dense_bytes_ = 0;
   uint64_t counter_ = 0;
@@ -208,10 +249,11 @@ struct Loaded {
   std::unique_ptr<LoadedModel> model;
 };
 
-LoadedModel& load(Loaded& loaded, const Family& family, bool tiny) {
+LoadedModel& load(Bench& b, Loaded& loaded, const Family& family) {
+  b.drop_scratch();
   if (!loaded.model || loaded.model->name != family.name) {
     loaded.model.reset();  // before the next one
-    loaded.model = std::make_unique<LoadedModel>(family, tiny ? 96 : 8192);
+    loaded.model = std::make_unique<LoadedModel>(family, b.tiny ? 96 : 8192);
   }
   return *loaded.model;
 }
@@ -221,7 +263,7 @@ std::string load_member(const LoadedModel& model) {
 }
 
 void run_prefill(Bench& b, Loaded& loaded, const std::string& name, const Family& family, int tokens) {
-  LoadedModel& m = load(loaded, family, b.tiny);
+  LoadedModel& m = load(b, loaded, family);
   m.make_cache(1, tokens, 0);
   m.prefill(0, tokens);  // warm
   const int64_t used = m.experts_used([&] { m.prefill(0, tokens); });
@@ -234,24 +276,26 @@ void run_prefill(Bench& b, Loaded& loaded, const std::string& name, const Family
 }
 
 void run_decode(Bench& b, Loaded& loaded, const std::string& name, const Family& family, int sequences, int keys) {
-  LoadedModel& m = load(loaded, family, b.tiny);
+  LoadedModel& m = load(b, loaded, family);
   m.drop_cache();
-  const double needed = double(m.kv_bytes_per_block()) * sequences * ((keys + kBlockSize - 1) / kBlockSize);
+  const double needed = double(m.kv_bytes_per_block()) * sequences * ((keys + 32 + kBlockSize - 1) / kBlockSize);
   const double left = double(cuda::describe_device(0).free_bytes);
   if (!b.tiny && needed + 1e9 > left) {
     return Bench::skip(name, "the cache needs " + std::to_string(static_cast<int64_t>(needed / 1e6)) + " MB, " +
                                  std::to_string(static_cast<int64_t>(left / 1e6)) + " are free");
   }
-  m.make_cache(sequences, keys, keys - 1);
-  const auto step = [&] { m.decode(sequences, keys - 1); };
-  step();
-  const int64_t used = m.experts_used(step);
-  const double seconds = median_host_seconds(b.tiny ? 1 : 30, step);
-  b.report(name,
-           {seconds,
-            m.dense_bytes() + double(used) * m.expert_bytes() + double(sequences) * keys * m.kv_bytes_per_position(),
-            sequences * (m.flops_per_token() + m.logits_flops() + m.attention_flops(keys))},
-           ", \"tokens_per_s\": " + std::to_string(sequences / seconds) + load_member(m));
+  const int steps = b.tiny ? 3 : 32;
+  m.make_cache(sequences, keys + steps, keys);
+  m.prepare(sequences);
+  m.decode(sequences, keys, std::min(steps, 4));  // captures graphs, where that was not done
+  const int64_t used = m.experts_used([&] { m.decode(sequences, keys, 1); });
+  const double seconds = median_host_seconds(b.tiny ? 1 : 3, [&] { m.decode(sequences, keys, steps); }) / steps;
+  const double visible = keys + (steps + 1) / 2.0;  // on average
+  b.report(
+      name,
+      {seconds, m.dense_bytes() + double(used) * m.expert_bytes() + sequences * visible * m.kv_bytes_per_position(),
+       sequences * (m.flops_per_token() + m.logits_flops() + m.attention_flops(visible))},
+      ", \"tokens_per_s\": " + std::to_string(sequences / seconds) + load_member(m));
 }
 
 }  // namespace
@@ -268,12 +312,18 @@ std::vector<Case> model_cases(bool tiny) {
   for (const Family& family : kFamily) {
     if (std::string(family.name).starts_with("tiny") != tiny) continue;
     const std::string prefix = std::string("model/") + family.name;
-    for (const int tokens : tiny ? std::vector<int>{70} : std::vector<int>{512, 2048, 8192}) {
+    // The price of full invariance is decode's: everything takes the kernels of
+    // prefill.
+    const bool full = family.invariance == BatchInvariance::kFull;
+    for (const int tokens : full   ? std::vector<int>{}
+                            : tiny ? std::vector<int>{70}
+                                   : std::vector<int>{512, 2048, 8192}) {
       const std::string name = prefix + "/prefill/" + std::to_string(tokens);
       cases.push_back({name, [=](Bench& b) { run_prefill(b, *loaded, name, family, tokens); }});
     }
     for (const int sequences : tiny ? std::vector<int>{1, 3} : std::vector<int>{1, 8, 64}) {
-      for (const int keys : tiny ? std::vector<int>{66} : std::vector<int>{512, 8192}) {
+      for (const int keys : tiny ? std::vector<int>{20} : std::vector<int>{512, 8192}) {
+        if (full && (sequences > 8 || keys > 512)) continue;
         const std::string name = prefix + "/decode/" + std::to_string(sequences) + "x" + std::to_string(keys);
         cases.push_back({name, [=](Bench& b) { run_decode(b, *loaded, name, family, sequences, keys); }});
       }

@@ -17,6 +17,16 @@ file(READ package.json QWEN3_PACKAGE)
 string(REGEX MATCH "\"version\": \"([^\"]+)\"" QWEN3_PACKAGE "${QWEN3_PACKAGE}")
 set(QWEN3_PACKAGE_VERSION ${CMAKE_MATCH_1})
 
+# What gpu_bench is on a device and on the emulation: all but its clock and its main file, which names the library.
+set(gpu_bench_main ${QWEN3_GPU_BENCH})
+list(FILTER gpu_bench_main INCLUDE REGEX "/gpu_bench\\.cc$")
+if(QWEN3_CUDA OR QWEN3_CUDA_TESTS)
+  set(gpu_bench_cases ${QWEN3_GPU_BENCH})
+  list(FILTER gpu_bench_cases EXCLUDE REGEX "/(gpu_bench|clock_[a-z]+)\\.cc$")
+  add_library(gpu_bench_cases OBJECT EXCLUDE_FROM_ALL ${gpu_bench_cases})
+  target_include_directories(gpu_bench_cases PRIVATE native)
+endif()
+
 if(QWEN3_CUDA)
   # Kernels by custom commands: CMake's own CUDA support would ask for nvcc in builds that do not want it, and cannot name
   # 90a beside 80. Host code is compiled like everything else.
@@ -69,9 +79,8 @@ if(QWEN3_CUDA)
   target_compile_definitions(gpu_check PRIVATE QWEN3_CUDA_LIBRARY_FILE="$<TARGET_FILE:qwen3_cuda>")
   target_link_libraries(gpu_check PRIVATE qwen3_engine ${QWEN3_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
   add_dependencies(gpu_check qwen3_cuda)
-  set(gpu_bench_sources ${QWEN3_GPU_BENCH})
-  list(FILTER gpu_bench_sources EXCLUDE REGEX "_emulated\\.cc$")
-  add_executable(gpu_bench EXCLUDE_FROM_ALL ${gpu_bench_sources} native/cuda/schedule.cc ${QWEN3_CUDA_OBJECTS})
+  add_executable(gpu_bench EXCLUDE_FROM_ALL ${gpu_bench_main} bench/gpu/clock_device.cc native/cuda/schedule.cc
+    $<TARGET_OBJECTS:gpu_bench_cases> ${QWEN3_CUDA_OBJECTS})
   target_include_directories(gpu_bench PRIVATE native)
   target_include_directories(gpu_bench SYSTEM PRIVATE ${QWEN3_CUDA_ROOT}/include)
   target_compile_definitions(gpu_bench PRIVATE QWEN3_CUDA_LIBRARY_FILE="$<TARGET_FILE:qwen3_cuda>")
@@ -100,9 +109,7 @@ if(QWEN3_CUDA_TESTS)
   set_target_properties(qwen3_cuda_emulated_library PROPERTIES OUTPUT_NAME qwen3_cuda_emulated)
 
   # gpu_bench's own logic at tiny shapes (test/gpu-bench.test.ts).
-  set(gpu_bench_sources ${QWEN3_GPU_BENCH})
-  list(FILTER gpu_bench_sources EXCLUDE REGEX "_device\\.cc$")
-  add_executable(gpu_bench_emulated ${gpu_bench_sources})
+  add_executable(gpu_bench_emulated ${gpu_bench_main} bench/gpu/clock_emulated.cc $<TARGET_OBJECTS:gpu_bench_cases>)
   target_compile_definitions(gpu_bench_emulated PRIVATE
     QWEN3_CUDA_LIBRARY_FILE="$<TARGET_FILE:qwen3_cuda_emulated_library>")
   target_link_libraries(gpu_bench_emulated PRIVATE qwen3_cuda_emulated)

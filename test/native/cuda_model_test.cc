@@ -25,12 +25,13 @@ struct Side {
   std::shared_ptr<const Program> program;
   std::unique_ptr<KvCache> cache;
   std::unique_ptr<Executable> executable;
-  Side(const ModelConfig& config, std::unique_ptr<Backend> b, int64_t n_blocks) : backend(std::move(b)) {
+  Side(const ModelConfig& config, std::unique_ptr<Backend> b, int64_t n_blocks, int64_t max_rows = 128)
+      : backend(std::move(b)) {
     model = make_tiny_model(config, 11, *backend, WeightFormat::kBF16);
     program = model->program(std::nullopt);
     cache = backend->create_kv_cache(*program, DType::kBF16, n_blocks);
     for (int32_t i = 0; i < n_blocks; ++i) cache->poison_block(i);
-    executable = backend->compile(program, model->weights(), 128, 1024);
+    executable = backend->compile(program, model->weights(), max_rows, 64 * n_blocks);
   }
   std::vector<float> run(const std::vector<int32_t>& tokens, int32_t position) {
     return run_sequence(*executable, *program, *cache, tokens, position);
@@ -99,6 +100,36 @@ void test_model(const char* name, const ModelConfig& config, int prompt_tokens, 
   CHECK_MSG(tally.same_experts * 4 >= tally.steps * 3, name);
 }
 
+// One row's logits after rows [begin, end) of a text; decode: they take the kernels of decode.
+std::vector<float> last_logits(Side& side, const std::vector<int32_t>& text, int begin, int end, bool decode) {
+  std::vector<int32_t> table(static_cast<size_t>((end + kBlockSize - 1) / kBlockSize));
+  std::iota(table.begin(), table.end(), 0);
+  StepSequence sequence{0, end - begin, begin, table, 0};
+  sequence.decode = decode;
+  const int32_t row = end - begin - 1;
+  std::vector<float> logits(static_cast<size_t>(side.program->vocab));
+  side.executable->run({{text.data() + begin, static_cast<size_t>(end - begin)}, {&sequence, 1}, {&row, 1}},
+                       *side.cache, logits.data());
+  return logits;
+}
+
+// Sizes that no reference reaches: a row's bits do not depend on how its prompt was cut, and the kernels of decode, with
+// as many splits as the text is long, agree with those of prefill.
+void test_long(const char* name, const ModelConfig& config, int tokens, int chunk) {
+  Side side(config, create_cuda_backend("cuda"), tokens / kBlockSize + 1, tokens);
+  const auto text = Random(seed(), 6).tokens(tokens, static_cast<int32_t>(config.vocab));
+  const auto whole = last_logits(side, text, 0, tokens, false);
+  std::vector<float> cut;
+  for (int begin = 0; begin < tokens; begin += chunk) {
+    cut = last_logits(side, text, begin, std::min(begin + chunk, tokens), false);
+  }
+  CHECK_MSG(std::equal(whole.begin(), whole.end(), cut.begin()), std::string(name) + ": chunks differ from the whole");
+  const auto decoded = last_logits(side, text, tokens - 1, tokens, true);
+  const double error = relative_error(decoded.data(), whole.data(), whole.size());
+  std::printf("%s, %d tokens: decode and prefill differ by %.1e\n", name, tokens, error);
+  CHECK_MSG(error < (config.n_experts > 0 ? 1.5 : kRowBound), std::string(name) + ": decode differs from prefill");
+}
+
 ModelConfig family_config(bool sparse) {
   ModelConfig c;
   c.n_layers = sparse ? 4 : 28, c.hidden = sparse ? 2048 : 1024, c.head_dim = 128, c.vocab = 151936;
@@ -129,6 +160,8 @@ int main(int argc, char** argv) {
   if (device && !std::getenv("QWEN3_GPU_SMALL")) {
     test_model("random 0.6B", family_config(false), 100, 8);
     test_model("random experts", family_config(true), 100, 8);
+    test_long("random 0.6B", family_config(false), 4500, 1000);
+    test_long("random experts", family_config(true), 2100, 700);
   } else if (device) {
     test_model("random", tiny(false), 70, 3);
     test_model("random experts", tiny(true), 70, 3);
@@ -137,6 +170,7 @@ int main(int argc, char** argv) {
       setenv("QWEN3_EMULATED_COMPUTE", compute, 1);
       test_model("random, emulated", tiny(false), 20, 4);
       test_model("random experts, emulated", tiny(true), 20, 4);
+      test_long("random, emulated", tiny(false), 75, 30);
     }
   }
   return run.finish();

@@ -4,13 +4,13 @@
 
 namespace qwen3::cuda::emulate {
 
-uint64_t& Grid::generation() {
-  static thread_local uint64_t number = 0;
+uint32_t& Grid::generation() {
+  static thread_local uint32_t number = 0;
   return number;
 }
 
-uint64_t& Grid::first_unfinished() {
-  static thread_local uint64_t number = 0;
+uint32_t& Grid::first_unfinished() {
+  static thread_local uint32_t number = 0;
   return number;
 }
 
@@ -19,18 +19,31 @@ Grid::Pages& Grid::pages() {
   return all;
 }
 
-Grid::Page& Grid::fresh_page(uintptr_t number) {
-  Pages& all = pages();
-  if (all.size() > kMostPages) {
-    std::erase_if(all, [](const auto& entry) { return entry.second.generation < first_unfinished(); });
+Grid::Page& Grid::find_page(uintptr_t number) {
+  // The last few pages are at hand: threads of a block walk the same ones. Pages do not move.
+  struct Recent {
+    uintptr_t number = ~uintptr_t{0};
+    Page* page = nullptr;
+  };
+  static thread_local std::array<Recent, 64> recent;
+  Recent& entry = recent[number % recent.size()];
+  if (entry.number != number) {
+    Pages& all = pages();
+    if (all.size() > kMostPages) {
+      std::erase_if(all, [](const auto& old) { return old.second.generation < first_unfinished(); });
+      recent.fill({});
+    }
+    entry = {number, &all[number]};
   }
-  Page& page = all[number];
-  if (page.generation != generation()) {
-    page.generation = generation();
-    if (page.written) page.written->fill({});
-    if (page.read) page.read->fill({});
-  }
-  return page;
+  entry.page->generation = generation();
+  return *entry.page;
+}
+
+Grid::Cell Grid::cell_of(const Access& as) {
+  Cell cell;
+  cell.launch = generation(), cell.block = static_cast<uint32_t>(as.block), cell.time = as.time;
+  cell.agent = static_cast<uint16_t>(as.agent), cell.line = as.line & 0x7fffu, cell.atomic = as.atomic ? 1 : 0;
+  return cell;
 }
 
 // visit(page, first cell, end of the cells).
@@ -40,7 +53,7 @@ void Grid::for_each_page(uintptr_t address, size_t bytes, Visit visit) {
   const uintptr_t end = (address + bytes + 1) / 2;
   for (uintptr_t at = address / 2; at < end;) {
     const uintptr_t stop = std::min(end, (at / kCells + 1) * kCells);
-    visit(fresh_page(at / kCells), at % kCells, at % kCells + (stop - at));
+    visit(find_page(at / kCells), at % kCells, at % kCells + (stop - at));
     at = stop;
   }
 }
@@ -49,7 +62,7 @@ bool Grid::written_before(uintptr_t address, size_t bytes) {
   bool found = false;
   for_each_page(address, bytes, [&](Page& page, uintptr_t first, uintptr_t end) {
     for (uintptr_t i = first; page.writers && i < end; ++i) {
-      const uint64_t launch = (*page.writers)[i];
+      const uint32_t launch = (*page.writers)[i];
       found = found || (launch >= first_unfinished() && launch < generation());
     }
   });
@@ -57,20 +70,19 @@ bool Grid::written_before(uintptr_t address, size_t bytes) {
 }
 
 bool Grid::ordered(const Cell& cell, const Access& as, const VectorClock& seen) {
-  const int64_t block = int64_t{cell.block} - 1;
-  if (block < 0 || (as.atomic && cell.atomic)) return true;
+  const int64_t block = cell.block;
+  if (cell.launch != generation() || (as.atomic && cell.atomic)) return true;
   if (block == as.block) return cell.agent == as.agent || seen.at(cell.agent) >= cell.time;
   return seen.at(block, cell.agent) >= cell.time;
 }
 
 Grid::Access Grid::described(const Cell& cell) {
-  return {int64_t{cell.block} - 1, cell.agent, cell.time, cell.line, cell.atomic != 0};
+  return {cell.block, cell.agent, cell.time, cell.line, cell.atomic != 0};
 }
 
 std::optional<Grid::Conflict> Grid::read(uintptr_t address, size_t bytes, const Access& as, const VectorClock& seen) {
   std::optional<Conflict> found;
-  const Cell mine{static_cast<uint32_t>(as.block + 1), as.time, static_cast<uint16_t>(as.agent),
-                  static_cast<uint16_t>(as.line), as.atomic ? 1u : 0u};
+  const Cell mine = cell_of(as);
   for_each_page(address, bytes, [&](Page& page, uintptr_t first, uintptr_t end) {
     for (uintptr_t i = first; page.written && i < end; ++i) {
       const Cell& cell = (*page.written)[i];
@@ -85,11 +97,10 @@ std::optional<Grid::Conflict> Grid::read(uintptr_t address, size_t bytes, const 
 
 std::optional<Grid::Conflict> Grid::write(uintptr_t address, size_t bytes, const Access& as, const VectorClock& seen) {
   std::optional<Conflict> found;
-  const Cell mine{static_cast<uint32_t>(as.block + 1), as.time, static_cast<uint16_t>(as.agent),
-                  static_cast<uint16_t>(as.line), as.atomic ? 1u : 0u};
+  const Cell mine = cell_of(as);
   for_each_page(address, bytes, [&](Page& page, uintptr_t first, uintptr_t end) {
     if (!page.written) page.written = std::make_unique<Cells>();
-    if (!page.writers) page.writers = std::make_unique<std::array<uint64_t, kPageBytes / 2>>();
+    if (!page.writers) page.writers = std::make_unique<std::array<uint32_t, kPageBytes / 2>>();
     std::fill(page.writers->begin() + static_cast<std::ptrdiff_t>(first),
               page.writers->begin() + static_cast<std::ptrdiff_t>(end), generation());
     for (uintptr_t i = first; i < end; ++i) {

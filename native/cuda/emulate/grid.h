@@ -56,25 +56,27 @@ class Grid {
 
  private:
   struct Cell {
-    uint32_t block = 0;  // + 1; 0: nobody
+    uint32_t launch = 0;  // generation of the access; another one: nobody did in this launch
+    uint32_t block = 0;
     uint32_t time = 0;
-    uint16_t agent = 0, line = 0;
-    uint32_t atomic = 0;
+    uint16_t agent = 0;
+    uint16_t line : 15 = 0, atomic : 1 = 0;
   };
   static constexpr size_t kPageBytes = 4096, kMostPages = 8192;
   // Cells of two bytes: rows of bf16 numbers may meet within a word.
   using Cells = std::array<Cell, kPageBytes / 2>;
   struct Page {
-    uint64_t generation = 0;
+    uint32_t generation = 0;                                        // the newest launch that touched it
     std::unique_ptr<Cells> written, read;                           // null: nobody did in this page
-    std::unique_ptr<std::array<uint64_t, kPageBytes / 2>> writers;  // the newest launch that wrote each; kept
+    std::unique_ptr<std::array<uint32_t, kPageBytes / 2>> writers;  // the newest launch that wrote each
   };
   using Pages = std::unordered_map<uintptr_t, Page>;
-  // Pages are kept from launch to launch: a generation is cheaper than clearing them.
-  static uint64_t& generation();
-  static uint64_t& first_unfinished();
+  // Pages are kept from launch to launch: a generation in every cell is cheaper than clearing them.
+  static uint32_t& generation();
+  static uint32_t& first_unfinished();
   static Pages& pages();
-  static Page& fresh_page(uintptr_t number);
+  static Page& find_page(uintptr_t number);
+  static Cell cell_of(const Access& as);
   template <class Visit>
   static void for_each_page(uintptr_t address, size_t bytes, Visit visit);
   static bool ordered(const Cell& cell, const Access& as, const VectorClock& seen);
