@@ -284,7 +284,7 @@ void run_decode(Bench& b, Loaded& loaded, const std::string& name, const Family&
     return Bench::skip(name, "the cache needs " + std::to_string(static_cast<int64_t>(needed / 1e6)) + " MB, " +
                                  std::to_string(static_cast<int64_t>(left / 1e6)) + " are free");
   }
-  const int steps = b.tiny ? 3 : 32;
+  const int steps = b.tiny ? 2 : 32;
   m.make_cache(sequences, keys + steps, keys);
   m.prepare(sequences);
   m.decode(sequences, keys, std::min(steps, 4));  // captures graphs, where that was not done
@@ -316,14 +316,14 @@ std::vector<Case> model_cases(bool tiny) {
     // prefill.
     const bool full = family.invariance == BatchInvariance::kFull;
     for (const int tokens : full   ? std::vector<int>{}
-                            : tiny ? std::vector<int>{70}
+                            : tiny ? std::vector<int>{24}
                                    : std::vector<int>{512, 2048, 8192}) {
       const std::string name = prefix + "/prefill/" + std::to_string(tokens);
       cases.push_back({name, [=](Bench& b) { run_prefill(b, *loaded, name, family, tokens); }});
     }
     for (const int sequences : tiny ? std::vector<int>{1, 3} : std::vector<int>{1, 8, 64}) {
       for (const int keys : tiny ? std::vector<int>{20} : std::vector<int>{512, 8192}) {
-        if (full && (sequences > 8 || keys > 512)) continue;
+        if (full && (sequences > (tiny ? 1 : 8) || keys > 512)) continue;
         const std::string name = prefix + "/decode/" + std::to_string(sequences) + "x" + std::to_string(keys);
         cases.push_back({name, [=](Bench& b) { run_decode(b, *loaded, name, family, sequences, keys); }});
       }

@@ -113,8 +113,8 @@ std::vector<float> last_logits(Side& side, const std::vector<int32_t>& text, int
   return logits;
 }
 
-// Sizes that no reference reaches: a row's bits do not depend on how its prompt was cut, and the kernels of decode, with
-// as many splits as the text is long, agree with those of prefill.
+// Sizes that no reference reaches: a row's bits do not depend on how its prompt was cut, and the kernels of decode,
+// with as many splits as the text is long, agree with those of prefill.
 void test_long(const char* name, const ModelConfig& config, int tokens, int chunk) {
   Side side(config, create_cuda_backend("cuda"), tokens / kBlockSize + 1, tokens);
   const auto text = Random(seed(), 6).tokens(tokens, static_cast<int32_t>(config.vocab));
