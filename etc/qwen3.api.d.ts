@@ -336,6 +336,12 @@ export interface LoadOptions {
      * `UNSUPPORTED`. `qwen3 doctor` lists those of a machine.
      */
     isa?: 'auto' | 'scalar' | 'avx2' | 'avx512' | 'avx512vnni' | 'avx512bf16' | (string & {});
+    /**
+     * What a token's bits depend on besides its own sequence. `'batch'` (default): on nothing else in the step, however many run
+     * together; on a GPU a position may differ in its last bits between prefill and decode, so that an answer continued from the
+     * prefix cache may differ from one that was computed anew. `'full'`: on that neither, slower on a GPU. The CPU is always `'full'`.
+     */
+    batchInvariance?: 'batch' | 'full';
     /** Format of the packed weights; `'auto'` (default) = bf16. */
     weights?: 'auto' | WeightFormat;
     /** Format of the embedding table; `'auto'` (default) = as `weights`. */

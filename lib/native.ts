@@ -79,6 +79,7 @@ export interface NativeLoadSpec {
   device: string
   /** Level of the CPU kernels, `'auto'` = the best that runs here. */
   isa: string
+  batchInvariance: 'batch' | 'full'
   weights: NativeWeightFormat
   embeddingWeights: NativeWeightFormat
   headWeights: NativeWeightFormat
@@ -257,9 +258,11 @@ export interface NativeAddon {
   setOutputHandler(handler: (used: number, outputs: NativeOutput[] | undefined) => void, plain: Int32Array): void
   /**
    * Sizes that a load would take, without touching the model's files; `blockBytes`: keys and values of 64 tokens; `held`: the
-   * weights are in memory already.
+   * weights are in memory already; `availableBytes`: what the device can still take.
    */
-  plan(spec: NativeLoadSpec): Promise<{ weightBytes: number; blockBytes: number; held: boolean }>
+  plan(
+    spec: NativeLoadSpec,
+  ): Promise<{ weightBytes: number; blockBytes: number; availableBytes: number; held: boolean }>
   load(
     spec: NativeLoadSpec,
     onProgress: (doneBytes: number, totalBytes: number) => void,
@@ -267,7 +270,7 @@ export interface NativeAddon {
 }
 
 /** The protocol's number; `kAbiVersion` in native/node/addon.cc. */
-const ABI_VERSION = 5
+const ABI_VERSION = 6
 
 /** The folder of package.json, found upwards from this file: from dist/ and from source alike. */
 export function packageRoot(): string {

@@ -127,6 +127,7 @@ const logitBias = (vocab: number): Rule => ({
 const loadRules: Record<keyof LoadOptions, Rule> = {
   device: text,
   isa: text,
+  batchInvariance: oneOf('batch', 'full'),
   weights: weightFormat,
   embeddingWeights: weightFormat,
   headWeights: weightFormat,

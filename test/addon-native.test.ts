@@ -45,6 +45,7 @@ const spec: NativeLoadSpec = {
   random: 1n,
   device: 'cpu',
   isa: 'auto',
+  batchInvariance: 'batch',
   weights: 'bf16',
   embeddingWeights: 'bf16',
   headWeights: 'bf16',
@@ -138,6 +139,7 @@ const accepts: Record<string, (value: unknown) => boolean> = {
   key: (value) => typeof value === 'string',
   device: (value) => typeof value === 'string',
   isa: (value) => typeof value === 'string',
+  batchInvariance: (value) => value === 'batch' || value === 'full',
 }
 const isNumberField = (value: unknown) => typeof value === 'number'
 

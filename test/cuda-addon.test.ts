@@ -37,6 +37,31 @@ describe.skipIf(!process.env.QWEN3_CUDA_LIBRARY?.includes('emulated'))('CUDA on 
     },
   )
 
+  test('tokens drawn on the device are those of the sampler on the host, in both grades', {
+    timeout: 120_000,
+  }, async () => {
+    for (const batchInvariance of ['batch', 'full'] as const) {
+      const model = await Qwen3.load('nano', { device: 'cuda', contextLength: 128, maxSequences: 4, batchInvariance })
+      const ask = (seed: number, logprobs?: number) =>
+        model
+          .generate('The capital of France', {
+            maxTokens: 4,
+            temperature: 1.2,
+            topP: 0.9,
+            presencePenalty: 0.5,
+            ignoreEos: true,
+            seed,
+            logprobs,
+          })
+          .result()
+      const drawn = await Promise.all([ask(1), ask(2)])
+      const chosen = await Promise.all([ask(1, 0), ask(2, 0)]) // log-probabilities are the host's
+      expect(drawn.map(({ ids }) => ids)).toEqual(chosen.map(({ ids }) => ids))
+      expect(drawn.map(({ ids }) => ids.length)).toEqual([4, 4])
+      await model.close()
+    }
+  })
+
   test('a device that is not there, formats that CUDA does not hold', async () => {
     await expect(Qwen3.load('nano', { device: 'cuda:7' })).rejects.toMatchObject({
       code: 'UNSUPPORTED',

@@ -86,7 +86,10 @@ int64_t available_memory(const std::string& root) {
 }
 
 void require_memory(int64_t bytes, const std::string& what) {
-  const int64_t available = available_memory();
+  require_memory(bytes, what, available_memory());
+}
+
+void require_memory(int64_t bytes, const std::string& what, int64_t available) {
   if (bytes <= available) return;
   constexpr int64_t kMiB = int64_t{1} << 20;
   throw Error(ErrorCode::kOutOfMemory, what + " needs " + std::to_string(bytes / kMiB) + " MiB and " +

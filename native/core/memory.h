@@ -12,5 +12,7 @@ int64_t available_memory(const std::string& root = "/");
 
 // Throws Error(kOutOfMemory) with both numbers when `bytes` do not fit into what is available; `what` names the asker.
 void require_memory(int64_t bytes, const std::string& what);
+// The same, of what a device has.
+void require_memory(int64_t bytes, const std::string& what, int64_t available);
 
 }  // namespace qwen3

@@ -1,5 +1,6 @@
 #include <string>
 
+#include "core/memory.h"
 #include "core/status.h"
 #include "ops/backend.h"
 
@@ -8,6 +9,10 @@ namespace qwen3 {
 std::unique_ptr<Weight> Backend::adopt(WeightUse, WeightFormat, int64_t, int64_t, std::span<const std::byte>,
                                        std::shared_ptr<const void>) {
   throw Error(ErrorCode::kUnsupported, "the weights of this device cannot be kept in a file", "weightCache");
+}
+
+int64_t Backend::available_memory() const {
+  return qwen3::available_memory();
 }
 
 void Executable::enqueue(const StepBatch&, KvCache&, std::span<const RowSampling>) {

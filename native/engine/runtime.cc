@@ -22,20 +22,21 @@ Runtime& Runtime::get() {
   return *runtime;
 }
 
-std::shared_ptr<Backend> Runtime::backend(const std::string& device, int threads, const std::string& isa) {
+std::shared_ptr<Backend> Runtime::backend(const std::string& device, int threads, const std::string& isa,
+                                          BatchInvariance invariance) {
   if (threads < 0) {
     throw Error(ErrorCode::kInvalidArgument,
                 "threads must be 0 (physical cores) or more, received " + std::to_string(threads), "threads");
   }
   const std::lock_guard lock(mutex_);
-  const auto known = backends_.find({device, threads, isa});
+  const auto known = backends_.find({device, threads, isa, invariance});
   if (known != backends_.end()) return known->second;
-  std::shared_ptr<Backend> made = create_backend(device, threads, isa);
+  std::shared_ptr<Backend> made = create_backend(device, threads, isa, invariance);
   for (const auto& [key, backend] : backends_) {  // another name for the same device
-    const auto& [other_device, other_threads, other_isa] = key;
+    const auto& [other_device, other_threads, other_isa, other_grade] = key;
     if (other_threads == threads && other_isa == isa && backend->name() == made->name()) made = backend;
   }
-  backends_[{device, threads, isa}] = made;
+  backends_[{device, threads, isa, invariance}] = made;
   return made;
 }
 

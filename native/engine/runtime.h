@@ -25,7 +25,8 @@ class Runtime {
   // Equal arguments give the same backend; "auto" is whatever it stands for. threads: 0 = physical cores. Throws
   // Error(kUnsupported) for devices that this build lacks ("device") and instruction sets that the machine lacks
   // ("isa").
-  std::shared_ptr<Backend> backend(const std::string& device, int threads, const std::string& isa = "auto");
+  std::shared_ptr<Backend> backend(const std::string& device, int threads, const std::string& isa = "auto",
+                                   BatchInvariance invariance = BatchInvariance::kBatch);
 
   // Packed weights under the caller's key (real path, mtime, ...; the formats and the backend's layout are added here:
   // backends of one layout share weights). While a model of that key lives it is returned at once. Of calls with one
@@ -52,7 +53,7 @@ class Runtime {
   Runtime() = default;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<std::tuple<std::string, int, std::string>, std::shared_ptr<Backend>> backends_;  // device, threads, isa
+  std::map<std::tuple<std::string, int, std::string, BatchInvariance>, std::shared_ptr<Backend>> backends_;
   std::map<Key, std::shared_ptr<Entry>> models_;
 };
 

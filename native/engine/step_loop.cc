@@ -58,7 +58,7 @@ StepLoop::Parts StepLoop::make_parts(const Model& model, Backend& backend, const
                " bytes, received " + std::to_string(options.kv_cache_bytes),
            "kvCacheBytes");
   }
-  require_memory(n_blocks * parts.block_bytes, "the KV cache");
+  require_memory(n_blocks * parts.block_bytes, "the KV cache", backend.available_memory());
   parts.n_blocks = static_cast<int32_t>(n_blocks);
   parts.cache = backend.create_kv_cache(*parts.program, options.kv_dtype, n_blocks);
   parts.executable = backend.compile(parts.program, model.weights(),

@@ -168,7 +168,7 @@ std::shared_ptr<const Model> Model::load(const ModelConfig& config, const Weight
   config.validate();
   try {
     const WeightPlan plan = plan_weights(config, formats);
-    require_memory(checked_add(plan_bytes(plan, backend), kReserveBytes), "the model");
+    require_memory(checked_add(plan_bytes(plan, backend), kReserveBytes), "the model", backend.available_memory());
     std::shared_ptr<Model> model(new Model());
     model->config_ = config;
     model->formats_ = formats;

@@ -12,7 +12,7 @@ namespace {
 
 // Raised with every change of the protocol in lib/native.ts, which refuses another number: a stale build is named
 // instead of failing in odd ways.
-constexpr int kAbiVersion = 5;
+constexpr int kAbiVersion = 6;
 
 Napi::Value cpu_info_to_js(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();

@@ -250,6 +250,12 @@ LoadSpec load_spec_from_js(const Napi::Value& value) {
   spec.config = config_from(fields.object("config"));
   spec.threads = fields.integer32("threads");
   spec.isa = fields.string("isa");
+  const std::string invariance = fields.string("batchInvariance");
+  if (invariance != "batch" && invariance != "full") {
+    throw Error(ErrorCode::kInvalidArgument, "batchInvariance must be 'batch' or 'full', received '" + invariance + "'",
+                "batchInvariance");
+  }
+  spec.invariance = invariance == "full" ? BatchInvariance::kFull : BatchInvariance::kBatch;
   const auto format = [&](const char* name) { return weight_format_from(fields.string(name), name); };
   spec.formats = {format("weights"), format("embeddingWeights"), format("headWeights")};
   if (fields.has("weightCache")) {

@@ -23,6 +23,7 @@ struct LoadSpec {
   WeightCache cache;
   int threads = 0;
   std::string isa;
+  BatchInvariance invariance = BatchInvariance::kBatch;
   EngineOptions engine;
 };
 

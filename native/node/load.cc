@@ -51,7 +51,7 @@ class LoadJob : public Job {
   void load() {
     if (!spec_.source.random) spec_.source.tensors = unpack(spec_.tensors);
     Runtime& runtime = Runtime::get();
-    const std::shared_ptr<Backend> backend = runtime.backend(spec_.device, spec_.threads, spec_.isa);
+    const std::shared_ptr<Backend> backend = runtime.backend(spec_.device, spec_.threads, spec_.isa, spec_.invariance);
     LoadProgress progress;
     progress.cancelled = &cancelled_;
     progress.report = [this](int64_t done_bytes, int64_t total_bytes) {
@@ -87,10 +87,12 @@ class PlanJob : public Job {
   void run() noexcept override {
     try {
       spec_.config.validate();
-      const std::shared_ptr<Backend> backend = Runtime::get().backend(spec_.device, spec_.threads, spec_.isa);
+      const std::shared_ptr<Backend> backend =
+          Runtime::get().backend(spec_.device, spec_.threads, spec_.isa, spec_.invariance);
       held_ = Runtime::get().holds(spec_.key, backend, spec_.formats);
       weight_bytes_ = Model::weight_bytes(spec_.config, *backend, spec_.formats);
       const auto program = record_forward(spec_.config, spec_.engine.yarn, spec_.formats);
+      available_bytes_ = backend->available_memory();
       block_bytes_ = backend->kv_block_bytes(*program, spec_.engine.kv_dtype);
     } catch (...) {
       failure_ = describe(std::current_exception());
@@ -105,6 +107,7 @@ class PlanJob : public Job {
     Napi::Object sizes = Napi::Object::New(env);
     sizes.Set("weightBytes", Napi::Number::New(env, static_cast<double>(weight_bytes_)));
     sizes.Set("blockBytes", Napi::Number::New(env, static_cast<double>(block_bytes_)));
+    sizes.Set("availableBytes", Napi::Number::New(env, static_cast<double>(available_bytes_)));
     sizes.Set("held", Napi::Boolean::New(env, held_));
     deferred_.Resolve(sizes);
   }
@@ -113,7 +116,7 @@ class PlanJob : public Job {
   LoadSpec spec_;
   Napi::Promise::Deferred deferred_;
   std::optional<Failure> failure_;
-  int64_t weight_bytes_ = 0, block_bytes_ = 0;
+  int64_t weight_bytes_ = 0, block_bytes_ = 0, available_bytes_ = 0;
   bool held_ = false;
 };
 

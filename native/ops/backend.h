@@ -90,6 +90,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;  // "cpu", "reference", "cuda:0"
+  // Bytes that weights, caches and activations may still take on this device.
+  virtual int64_t available_memory() const;
   // Bytes that pack() will need for this weight, so that a load can be refused before memory is touched. `rows` is the
   // total of the stacked sources (kGateUp: gate and up together; kVector: n elements are n rows of 1 col).
   virtual int64_t packed_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t cols) const = 0;

@@ -204,11 +204,35 @@ struct SourceContext {
   }
 };
 
+std::vector<CudaDevice> list_devices(const CudaLibrary& library) {
+  std::array<qwen3_cuda_device, 16> found{};
+  const int32_t n = checked(int32_t{-1}, [&](auto* error) {
+    return library->devices(found.data(), static_cast<int32_t>(found.size()), error);
+  });
+  std::vector<CudaDevice> out;
+  for (int32_t i = 0; i < std::min(n, static_cast<int32_t>(found.size())); ++i) {
+    const qwen3_cuda_device& d = found[static_cast<size_t>(i)];
+    out.push_back({d.index, d.name, d.compute_major, d.compute_minor, d.multiprocessors, d.memory_bytes, d.free_bytes,
+                   std::to_string(d.driver_version / 1000) + "." + std::to_string(d.driver_version % 1000 / 10),
+                   d.usable ? "" : d.reason});
+  }
+  return out;
+}
+
 class CudaBackend final : public Backend {
  public:
   CudaBackend(Shared handle, int32_t device, bool full)
-      : handle_(std::move(handle)), name_("cuda:" + std::to_string(device) + (full ? " (full)" : "")) {}
+      : handle_(std::move(handle)),
+        name_("cuda:" + std::to_string(device) + (full ? " (full)" : "")),
+        device_(device) {}
   std::string_view name() const override { return name_; }
+
+  int64_t available_memory() const override {
+    for (const CudaDevice& d : list_devices(*handle_->library)) {
+      if (d.index == device_) return d.free_bytes;
+    }
+    return INT64_MAX;
+  }
 
   int64_t packed_bytes(WeightUse use, WeightFormat format, int64_t rows, int64_t cols) const override {
     return checked(int64_t{-1}, [&](auto* error) {
@@ -263,22 +287,8 @@ class CudaBackend final : public Backend {
  private:
   Shared handle_;
   std::string name_;
+  int32_t device_;
 };
-
-std::vector<CudaDevice> list_devices(const CudaLibrary& library) {
-  std::array<qwen3_cuda_device, 16> found{};
-  const int32_t n = checked(int32_t{-1}, [&](auto* error) {
-    return library->devices(found.data(), static_cast<int32_t>(found.size()), error);
-  });
-  std::vector<CudaDevice> out;
-  for (int32_t i = 0; i < std::min(n, static_cast<int32_t>(found.size())); ++i) {
-    const qwen3_cuda_device& d = found[static_cast<size_t>(i)];
-    out.push_back({d.index, d.name, d.compute_major, d.compute_minor, d.multiprocessors, d.memory_bytes, d.free_bytes,
-                   std::to_string(d.driver_version / 1000) + "." + std::to_string(d.driver_version % 1000 / 10),
-                   d.usable ? "" : d.reason});
-  }
-  return out;
-}
 
 // "cuda" or "cuda:N".
 int32_t device_index(std::string_view device, const CudaLibrary& library) {
