@@ -1,7 +1,7 @@
 // Whole models of random weights against the CPU backend, both through ops/backend.h: one prompt prefilled, then
 // decoded teacher-forced. On the emulation tiny models; in gpu_check the 0.6B and layers of the 30B-A3B's kind. Logits
 // of every row, the first token wherever the CPU's two largest logits are apart, and the experts that each decode step
-// chose.
+// chose. Then steps queued ahead against single ones, and chunks and decode against a whole prompt.
 
 #include <algorithm>
 #include <cstdlib>
@@ -130,6 +130,58 @@ void test_long(const char* name, const ModelConfig& config, int tokens, int chun
   CHECK_MSG(error < (config.n_experts > 0 ? 1.5 : kRowBound), std::string(name) + ": decode differs from prefill");
 }
 
+// Steps queued one ahead, tokens drawn on the device and read there, as the engine runs them (on a device: replays of a
+// graph), against the same steps one by one with the largest logit taken on the host. Sequences of different lengths.
+void test_queue(const char* name, const ModelConfig& config, int n_sequences, int steps) {
+  constexpr int kBlocks = 4;  // of a sequence
+  Side side(config, create_cuda_backend("cuda"), int64_t{n_sequences} * kBlocks);
+  CHECK(side.executable->samples());
+  const auto vocab = static_cast<size_t>(config.vocab);
+  std::vector<std::vector<int32_t>> tables;
+  std::vector<int32_t> first, rows;
+  const auto length = [](int s) { return 5 + 23 * s; };
+  for (int s = 0; s < n_sequences; ++s) {
+    tables.emplace_back(kBlocks);
+    std::iota(tables.back().begin(), tables.back().end(), s * kBlocks);
+    first.push_back(7 + s), rows.push_back(s);
+    const auto text = Random(seed(), 20 + static_cast<uint64_t>(s)).tokens(length(s), config.vocab);
+    const StepSequence prompt{0, length(s), 0, tables.back(), 0};
+    std::vector<float> unused(vocab);
+    const int32_t row = length(s) - 1;
+    side.executable->run({text, {&prompt, 1}, {&row, 1}}, *side.cache, unused.data());
+  }
+  const auto step_of = [&](int step) {
+    std::vector<StepSequence> all;
+    for (int s = 0; s < n_sequences; ++s) {
+      all.push_back({s, 1, length(s) + step, tables[static_cast<size_t>(s)], 0, true});
+    }
+    return all;
+  };
+  std::vector<std::vector<int32_t>> want;
+  std::vector<int32_t> tokens = first;
+  for (int step = 0; step < steps; ++step) {
+    std::vector<float> logits(static_cast<size_t>(n_sequences) * vocab);
+    side.executable->run({tokens, step_of(step), rows}, *side.cache, logits.data());
+    for (int s = 0; s < n_sequences; ++s) {
+      const float* row = logits.data() + static_cast<size_t>(s) * vocab;
+      tokens[static_cast<size_t>(s)] = static_cast<int32_t>(std::max_element(row, row + vocab) - row);
+    }
+    want.push_back(tokens);
+  }
+  side.executable->prepare(*side.cache, n_sequences);
+  std::vector<RowSampling> greedy(static_cast<size_t>(n_sequences));
+  for (RowSampling& row : greedy) row.temperature = 0;
+  for (int step = 0; step <= steps; ++step) {
+    std::vector<int32_t> in = first;
+    for (int s = 0; step > 0 && s < n_sequences; ++s) in[static_cast<size_t>(s)] = -1 - s;
+    if (step < steps) side.executable->enqueue({in, step_of(step), rows}, *side.cache, greedy);
+    if (step == 0) continue;
+    std::vector<int32_t> drawn(static_cast<size_t>(n_sequences));
+    side.executable->collect(drawn);
+    CHECK_MSG(drawn == want[static_cast<size_t>(step - 1)], std::string(name) + ": step " + std::to_string(step - 1));
+  }
+}
+
 ModelConfig family_config(bool sparse) {
   ModelConfig c;
   c.n_layers = sparse ? 4 : 28, c.hidden = sparse ? 2048 : 1024, c.head_dim = 128, c.vocab = 151936;
@@ -160,10 +212,13 @@ int main(int argc, char** argv) {
   if (device && !std::getenv("QWEN3_GPU_SMALL")) {
     test_model("random 0.6B", family_config(false), 100, 8);
     test_model("random experts", family_config(true), 100, 8);
+    test_queue("random 0.6B", family_config(false), 5, 40);
+    test_queue("random experts", family_config(true), 5, 40);
     test_long("random 0.6B", family_config(false), 4500, 1000);
     test_long("random experts", family_config(true), 2100, 700);
   } else if (device) {
     test_model("random", tiny(false), 70, 3);
+    test_queue("random", tiny(false), 3, 3);
     test_model("random experts", tiny(true), 70, 3);
   } else {
     for (const char* compute : {"80", "90"}) {
@@ -171,6 +226,8 @@ int main(int argc, char** argv) {
       test_model("random, emulated", tiny(false), 20, 4);
       test_model("random experts, emulated", tiny(true), 20, 4);
       test_long("random, emulated", tiny(false), 75, 30);
+      test_queue("random, emulated", tiny(false), 2, 3);
+      test_queue("random experts, emulated", tiny(true), 2, 3);
     }
   }
   return run.finish();
