@@ -39,6 +39,23 @@ export declare function throwIfAborted(signal: AbortSignal | undefined): void;
 /** How a value is shown in "expected / received" messages: short, on one line, and never the caller's data in full. */
 export declare function received(value: unknown): string;
 
+// ---- lib/experts.d.ts
+/** How evenly a mixture of experts used its experts: from the rows that were routed to each since the model was loaded. */
+export interface ExpertLoad {
+    /** Rows routed to each expert, one array for every layer that has experts. */
+    counts: Float64Array[];
+    /** Of each of those layers: entropy of the experts' shares in nats; ln(experts) when all are used alike. 0 before the first row. */
+    entropy: number[];
+    /**
+     * Of each of those layers: experts x the sum of squared shares, over everything that was run. It is the global-batch load-balance
+     * measure of Qwen3's training (Qiu et al. 2025, experts x sum f_i p_i) with the measured share f_i in place of the router's mean
+     * probability p_i: 1 when all experts are used alike, the number of experts when a single one is. 0 before the first row.
+     */
+    balance: number[];
+}
+/** `counts`: layer by layer, `experts` each. Layers without experts count nothing and are left out. */
+export declare function expertLoad(counts: Float64Array, experts: number, moeLayers: Uint8Array): ExpertLoad;
+
 // ---- lib/load.d.ts
 import { Chat } from './chat';
 import { type NativeModel } from './native';
@@ -78,10 +95,13 @@ export interface LoadedModel {
     tokenizer: Tokenizer;
     chat: Chat;
     info: ModelInfo;
+    /** Experts of a layer, and which layers have them. */
+    experts: [number, Uint8Array];
 }
 export declare function loadModel(name: ModelName | URL, options: LoadOptions): Promise<LoadedModel>;
 
 // ---- lib/model.d.ts
+import { type ExpertLoad } from './experts';
 import { type ModelInfo } from './load';
 import type { Tokenizer } from './tokenizer';
 import type { ChatMessage, ChatOptions, ChatStream, GenerateOptions, LoadOptions, ModelName, Tool, WeightFormat } from './types';
@@ -113,8 +133,8 @@ export interface ModelStats {
         freeBlocks: number;
         cachedBlocks: number;
     };
-    /** Mixture of experts: rows routed to each expert, layer by layer. */
-    expertCounts?: Float64Array;
+    /** How evenly a mixture of experts used its experts. */
+    experts?: ExpertLoad;
 }
 export interface RenderOptions {
     thinking?: boolean;
@@ -566,6 +586,7 @@ export interface ChatStream extends AsyncIterable<ChatEvent> {
 /// <reference lib="esnext.disposable" preserve="true" />
 /** The public API. */
 export { Qwen3Error, type Qwen3ErrorCode } from './errors';
+export type { ExpertLoad } from './experts';
 export { type ModelInfo, type ModelStats, Qwen3, type RenderOptions } from './model';
 export { type DecodeOptions, type EncodeOptions, type StreamDecoder, Tokenizer } from './tokenizer';
 export type { AbortedError, ChatEvent, ChatMessage, ChatOptions, ChatResult, ChatStream, FinishReason, GenerateOptions, LoadOptions, ModelName, PromptLookupOptions, ThinkingStop, TokenLogprob, Tool, ToolCall, Usage, WeightFormat, } from './types';

@@ -53,6 +53,8 @@ export interface LoadedModel {
   tokenizer: Tokenizer
   chat: Chat
   info: ModelInfo
+  /** Experts of a layer, and which layers have them. */
+  experts: [number, Uint8Array]
 }
 
 const DEFAULT_SEQUENCES = 64
@@ -76,7 +78,14 @@ export async function loadModel(name: ModelName | URL, options: LoadOptions): Pr
       `The packed weights of ${description.name} could not be kept in a file: ${problem}. The model works; the next load packs them again.`,
     )
   }
-  return { native: loaded.model, tokenizer, chat, info: describeInfo(description, spec, chat, loaded) }
+  const { experts, moeLayers } = description.config
+  return {
+    native: loaded.model,
+    tokenizer,
+    chat,
+    info: describeInfo(description, spec, chat, loaded),
+    experts: [experts, moeLayers],
+  }
 }
 
 /** Synthetic models have more ids than the tokenizer they borrow. */

@@ -1,6 +1,7 @@
 /** The model: what a prompt is, who may call, and which calls are under way. The engine below does the rest. */
 import type { RequestPlan } from './chat'
 import { abortedError, Qwen3Error, received } from './errors'
+import { type ExpertLoad, expertLoad } from './experts'
 import { type LoadedModel, loadModel, type ModelInfo } from './load'
 import { BLOCK_TOKENS } from './memory'
 import { type NativeOutput, type NativeRequest, submitRequest, translateErrors } from './native'
@@ -38,8 +39,8 @@ export interface ModelStats {
   weightFormats: { weights: WeightFormat; embedding: WeightFormat; head: WeightFormat }
   /** The paged cache; `cachedBlocks` hold prefixes that a later prompt can reuse and are free for others as well. */
   kvCache: { blockTokens: number; blockBytes: number; totalBlocks: number; freeBlocks: number; cachedBlocks: number }
-  /** Mixture of experts: rows routed to each expert, layer by layer. */
-  expertCounts?: Float64Array
+  /** How evenly a mixture of experts used its experts. */
+  experts?: ExpertLoad
 }
 
 export interface RenderOptions {
@@ -140,7 +141,7 @@ export class Qwen3 {
       ...counts,
       weightFormats: { weights, embedding: embeddingWeights, head: headWeights },
       kvCache: { blockTokens: BLOCK_TOKENS, blockBytes, totalBlocks, freeBlocks, cachedBlocks },
-      ...(expertCounts.length > 0 && { expertCounts }),
+      ...(expertCounts.length > 0 && { experts: expertLoad(expertCounts, ...this.#loaded.experts) }),
     }
   }
 

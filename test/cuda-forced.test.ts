@@ -32,10 +32,12 @@ interface Forced {
 /** Runs every prefix of `ids`. What a step adds to the counts of expert use is what its rows chose. */
 async function force(model: Qwen3, ids: readonly number[], nLayers: number, topK: number): Promise<Forced> {
   const out: Forced = { logits: [], experts: [], scores: await model.score(ids) }
-  let before: Float64Array = model.stats().expertCounts ?? new Float64Array(0)
+  let before: number[] = []
+  const expertCounts = () => model.stats().experts?.counts.flatMap((layer) => [...layer])
+  before = expertCounts() ?? before
   for (let n = 1; n <= ids.length; n++) {
     out.logits.push(await model.logits(ids.slice(0, n)))
-    const counts = model.stats().expertCounts
+    const counts = expertCounts()
     if (!counts) continue
     const added = counts.map((count, i) => count - (before[i] ?? 0))
     before = counts
