@@ -102,8 +102,8 @@ const faults = [
   ],
   [
     'a scan without its first barrier',
-    'moe',
-    'moe.cu',
+    'moe_route',
+    'moe_route.cu',
     /block_sync\(\); {2}\/\/ the sums of the last call.*/,
     '',
     'cuda_moe_test',
@@ -124,7 +124,15 @@ const faults = [
     'cp_async_wait<kLag>',
     'cuda_moe_test',
   ],
-  ['ties to the higher expert', 'moe', 'moe.cu', 'other_id < id', 'other_id > id', 'cuda_moe_test'],
+  [
+    'scores read without a fence',
+    'moe_route',
+    'moe_route.cu',
+    /thread_fence\(\); {2}\/\/ the other blocks.*/,
+    '',
+    'cuda_moe_test',
+  ],
+  ['ties to the higher expert', 'moe_route', 'moe_route.cu', 'other_id < id', 'other_id > id', 'cuda_moe_test'],
   [
     'a histogram read too soon',
     'sampling',
@@ -150,11 +158,11 @@ const faults = [
     'cuda_attention_test',
   ],
   [
-    'two consumers write the same rows',
+    'two tiles write the same rows',
     'linear_hopper',
     'linear_hopper.cu',
-    'row * kM + consumer * 64 + warp * 16',
-    'row * kM + consumer * 48 + warp * 16',
+    'row * kM + held_row()',
+    'row * (kM - 16) + held_row()',
     'cuda_ops_test',
   ],
 ]
