@@ -135,6 +135,19 @@ void moe_route(Stream stream, const Bf16* x, const Bf16* router, const MoeShape&
 void moe_sort(Stream stream, const int32_t* ids, const MoeShape& shape, int32_t* order, int32_t* offsets,
               int32_t* load);
 
+// Router and sort in one launch, for up to kMoeFewRows rows and 256 assignments: the same results to the bit.
+constexpr int kMoeFewRows = 16;
+struct RouteFew {
+  int32_t* ids;  // as moe_route and moe_sort write them
+  float* shares;
+  int32_t* order;
+  int32_t* offsets;
+  int32_t* load;
+  float* scores;     // scratch, [kMoeFewRows, n_experts]
+  int32_t* arrived;  // scratch, 1; zero before the first launch, and each leaves it so
+};
+void moe_route_few(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, const RouteFew& to);
+
 struct MoeOperands {
   const Bf16* x;               // [n_rows, hidden]
   const Bf16* const* gate_up;  // [n_experts] of [2 ffn, hidden], 8 rows of gate, 8 of up, ...

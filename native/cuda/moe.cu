@@ -1,6 +1,5 @@
-// Mixture of experts: router, counting sort, the experts' products, weighted sum.
+// Mixture of experts: the experts' products and their weighted sum. Which experts: moe_route.cu.
 //
-//   shares = softmax over all experts of x router^T; the top_k of them (ties to the lower id), divided by their sum
 //   out += sum over ranks of share * down_e(silu(gate_e x) * up_e x), in rank order
 //
 // Nothing goes through the host: every grid is sized for the worst case and blocks without work leave at once.
@@ -10,165 +9,12 @@
 namespace qwen3::cuda {
 namespace {
 
-// --- router ---
-//
-// A block takes 16 rows: one mma tile, so that the router's matrix is read once per 16 rows. Eight warps take 8 experts
-// at a time each; the scores of a row (at most 256) then fit one warp, 8 per lane, for the softmax and the selection.
-
-constexpr int kRouterRows = 16, kRouterThreads = 256, kMaxExperts = 256;
-constexpr int kScoreStride = kMaxExperts + 8;  // rows 8 banks apart
-
-QWEN3_DEVICE void route_scores(const Bf16* x, const Bf16* router, const MoeShape& shape, Shared<float> scores) {
-  const int warp = thread_index().x / 32, lane = thread_index().x % 32, group = lane / 4, in_group = lane % 4;
-  const int row0 = block_index().x * kRouterRows;
-  const Words4 zero{0, 0, 0, 0};
-  for (int e0 = warp * 8; e0 < shape.n_experts; e0 += kRouterThreads / 32 * 8) {
-    float acc[4] = {};
-    for (int begin = 0; begin < shape.hidden; begin += 32) {
-      const int at = begin + in_group * 8;
-      const bool inside = at < shape.hidden;
-      const auto row = [&](int i) {
-        const int64_t r = row0 + i;
-        return inside && r < shape.n_rows ? load(reinterpret_cast<const Words4*>(x + r * shape.hidden + at)) : zero;
-      };
-      const Words4 low = row(group), high = row(group + 8);
-      const Words4 w =
-          inside ? load(reinterpret_cast<const Words4*>(router + int64_t{e0 + group} * shape.hidden + at)) : zero;
-      const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
-      const uint32_t b0[2] = {w.x, w.y}, b1[2] = {w.z, w.w};
-      mma_bf16(acc, a0, b0);
-      mma_bf16(acc, a1, b1);
-    }
-    for (int h = 0; h < 2; ++h) {
-      (scores + ((group + h * 8) * kScoreStride + e0 + in_group * 2))
-          .as<Float2>()
-          .store(0, {acc[h * 2], acc[h * 2 + 1]});
-    }
-  }
-}
-
-// The largest value of the warp and its id, ties to the lower id.
-QWEN3_DEVICE void warp_best(float& value, int& id) {
-  QWEN3_UNROLL
-  for (int mask = 16; mask > 0; mask /= 2) {
-    const float other = shuffle_xor(value, mask);
-    const int other_id = shuffle_xor(id, mask);
-    if (other > value || (other == value && other_id < id)) value = other, id = other_id;
-  }
-}
-
-QWEN3_KERNEL(kRouterThreads)
-route_kernel(const Bf16* x, const Bf16* router, MoeShape shape, int32_t* ids, float* shares) {
-  const auto scores = shared_memory<float>(0);
-  grid_dependency_wait();
-  route_scores(x, router, shape, scores);
-  block_sync();
-  const int warp = thread_index().x / 32, lane = thread_index().x % 32;
-  for (int i = warp; i < kRouterRows; i += kRouterThreads / 32) {
-    const int64_t row = block_index().x * kRouterRows + i;
-    if (row >= shape.n_rows) break;
-    constexpr int N = kMaxExperts / 32;
-    const float none = bits_as_f32(0xff800000u);
-    float p[N], largest = none, total = 0;
-    QWEN3_UNROLL
-    for (int j = 0; j < N; ++j) {
-      const int e = j * 32 + lane;
-      p[j] = e < shape.n_experts ? scores.load(i * kScoreStride + e) : none;
-      largest = maximum(largest, p[j]);
-    }
-    QWEN3_UNROLL
-    for (int mask = 16; mask > 0; mask /= 2) largest = maximum(largest, shuffle_xor(largest, mask));
-    QWEN3_UNROLL
-    for (int j = 0; j < N; ++j) {
-      p[j] = p[j] == none ? -1.0f : exp2_approx((p[j] - largest) * 1.44269504f);
-      total += p[j] < 0 ? 0.0f : p[j];
-    }
-    total = warp_sum(total);
-    float mine = 0, chosen = 0;  // lane r keeps rank r
-    int mine_id = 0;
-    for (int rank = 0; rank < shape.top_k; ++rank) {
-      float best = -2.0f;
-      int id = kMaxExperts;
-      QWEN3_UNROLL
-      for (int j = 0; j < N; ++j) {
-        if (p[j] > best) best = p[j], id = j * 32 + lane;
-      }
-      warp_best(best, id);
-      QWEN3_UNROLL
-      for (int j = 0; j < N; ++j) {
-        if (id == j * 32 + lane) p[j] = -2.0f;
-      }
-      if (lane == rank) mine = best, mine_id = id;
-      chosen += best;
-    }
-    if (lane < shape.top_k) {
-      store(ids + row * shape.top_k + lane, mine_id);
-      store(shares + row * shape.top_k + lane, mine / (shape.norm_topk_prob ? chosen : total));
-    }
-  }
-  grid_dependency_launch();
-}
-
-// --- counting sort ---
-//
-// One block per expert reads all ids (they stay in L2): how many are lower is where its part begins, and a second pass
-// writes its assignments in their order. No atomics on positions, no step between blocks, and the result is stable.
-
-constexpr int kSortThreads = 256;
-
-QWEN3_DEVICE int block_exclusive(int value, Shared<int32_t> warps, int& total) {
-  const int warp = thread_index().x / 32, lane = thread_index().x % 32;
-  int inclusive = value;
-  QWEN3_UNROLL
-  for (int delta = 1; delta < 32; delta *= 2) {
-    const int below = shuffle_up(inclusive, delta);
-    if (lane >= delta) inclusive += below;
-  }
-  block_sync();  // the sums of the last call have been read
-  if (lane == 31) warps.store(warp, inclusive);
-  block_sync();
-  int before = 0;
-  total = 0;
-  for (int w = 0; w < kSortThreads / 32; ++w) {
-    const int sum = warps.load(w);
-    if (w < warp) before += sum;
-    total += sum;
-  }
-  return before + inclusive - value;
-}
-
-QWEN3_KERNEL(kSortThreads)
-sort_kernel(const int32_t* ids, MoeShape shape, int32_t* order, int32_t* offsets, int32_t* load_total) {
-  const auto warps = shared_memory<int32_t>(0);
-  const int expert = block_index().x, thread = thread_index().x;
-  const int n = (shape.valid_rows ? load(shape.valid_rows) : shape.n_rows) * shape.top_k;
-  grid_dependency_wait();
-  int lower = 0;
-  for (int i = thread; i < n; i += kSortThreads) lower += load(ids + i) < expert ? 1 : 0;
-  int begin;
-  block_exclusive(lower, warps, begin);
-  int placed = 0;
-  for (int i0 = 0; i0 < n; i0 += kSortThreads) {
-    const int i = i0 + thread;
-    const bool mine = i < n && load(ids + i) == expert;
-    int count;
-    const int at = block_exclusive(mine ? 1 : 0, warps, count);
-    if (mine) store(order + begin + placed + at, i);
-    placed += count;
-  }
-  if (thread == 0) {
-    store(offsets + expert, begin);
-    if (expert == shape.n_experts - 1) store(offsets + shape.n_experts, n);
-    atomic_add(load_total + expert, placed);
-  }
-  grid_dependency_launch();
-}
-
 // --- experts ---
 //
 // Many rows: tiles of 64 rows of one expert x 128 columns, so that an expert's last tile wastes less than 64 rows.
 // Block y finds its tile among the experts' counts; there are at most n / 64 + n_experts of them. Rows are gathered by
-// index while they are copied to shared memory. Few rows: one block per expert and 16 weight rows, streaming.
+// index while they are copied to shared memory. Few rows: one block per chosen expert and 16 weight rows, streaming; as
+// many as there can be, and each finds its own among the counts, so that an expert without rows costs no block.
 
 constexpr int kTileRows = 64;
 
@@ -219,18 +65,45 @@ QWEN3_DEVICE TileRows expert_rows(const ExpertProduct& p, int begin, int count) 
 
 QWEN3_KERNEL(gemm::kThreads) expert_tiles_kernel(QWEN3_GRID_CONSTANT const ExpertProduct p) {
   grid_dependency_wait();
+  grid_dependency_launch();
   const ExpertTile tile = find_tile(p.offsets, p.n_experts, block_index().y);
   if (tile.count == 0) return;
   gemm_tile<kTileRows>(p.x, load(p.weights + tile.expert), expert_rows(p, tile.begin, tile.count), p.k,
                        block_index().x * gemm::kN, {p.out, p.n, p.output});
 }
 
+// The index-th expert that has rows, and which; -1: there are fewer.
+QWEN3_DEVICE int chosen_expert(const int32_t* offsets, int n_experts, int index, int& begin, int& end) {
+  constexpr int kRounds = 8;  // of 32 experts
+  const int lane = thread_index().x % 32;
+  int from[kRounds], to[kRounds];
+  QWEN3_UNROLL
+  for (int i = 0; i < kRounds; ++i) {
+    const int e = i * 32 + lane;
+    from[i] = e < n_experts ? load(offsets + e) : 0, to[i] = e < n_experts ? load(offsets + e + 1) : 0;
+  }
+  int expert = -1;
+  QWEN3_UNROLL
+  for (int i = 0; i < kRounds; ++i) {
+    const uint32_t chosen = ballot(to[i] > from[i]), below = chosen & ((1u << lane) - 1u);
+    const uint32_t mine = ballot(to[i] > from[i] && popcount(below) == index);
+    if (mine) {
+      const int at = popcount(mine - 1u);
+      expert = i * 32 + at, begin = shuffle(from[i], at), end = shuffle(to[i], at);
+    }
+    index -= popcount(chosen);
+  }
+  return expert;
+}
+
 template <int kTiles>
 QWEN3_KERNEL(stream::kThreads)
 expert_stream_kernel(ExpertProduct p) {
   grid_dependency_wait();
-  const int expert = block_index().y;
-  const int begin = load(p.offsets + expert), end = load(p.offsets + expert + 1);
+  grid_dependency_launch();
+  int begin = 0, end = 0;
+  const int expert = chosen_expert(p.offsets, p.n_experts, block_index().y, begin, end);
+  if (expert < 0) return;
   for (int at = begin; at < end; at += kTiles * 8) {
     const int left = end - at;
     if (at > begin) block_sync();  // the sums of the last round have been read
@@ -244,7 +117,8 @@ void run_product(Stream stream, const ExpertProduct& p, const MoeShape& shape, b
   if (few_rows) {
     // Rows of one expert: at most n_rows.
     const auto run = [&](auto kernel, int shared) {
-      const LaunchShape grid{{(p.n + 15) / 16, shape.n_experts, 1}, {stream::kThreads, 1, 1}, shared};
+      const int most = shape.n_experts < assignments ? shape.n_experts : assignments;
+      const LaunchShape grid{{(p.n + 15) / 16, most, 1}, {stream::kThreads, 1, 1}, shared, true};
       launch(stream, "moe_stream", kernel, grid, p);
     };
     if (shape.n_rows <= 8) {
@@ -258,7 +132,7 @@ void run_product(Stream stream, const ExpertProduct& p, const MoeShape& shape, b
   }
   const int most_tiles = assignments / kTileRows + (shape.n_experts < assignments ? shape.n_experts : assignments);
   const LaunchShape grid{
-      {(p.n + gemm::kN - 1) / gemm::kN, most_tiles, 1}, {gemm::kThreads, 1, 1}, gemm::kSharedBytes<kTileRows>};
+      {(p.n + gemm::kN - 1) / gemm::kN, most_tiles, 1}, {gemm::kThreads, 1, 1}, gemm::kSharedBytes<kTileRows>, true};
   launch(stream, "moe_tiles", expert_tiles_kernel, grid, p);
 }
 
@@ -278,6 +152,7 @@ QWEN3_KERNEL(256)
 combine_experts_kernel(const T* products, const float* shares, MoeShape shape, float* out) {
   const int64_t row = block_index().x;
   grid_dependency_wait();
+  grid_dependency_launch();
   for (int i = thread_index().x; i < shape.hidden / 4; i += 256) {
     Float4 sum{0, 0, 0, 0};
     for (int rank = 0; rank < shape.top_k; ++rank) {
@@ -290,22 +165,9 @@ combine_experts_kernel(const T* products, const float* shares, MoeShape shape, f
     const Float4 old = load(to);
     store(to, {old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w});
   }
-  grid_dependency_launch();
 }
 
 }  // namespace
-
-void moe_route(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, int32_t* ids, float* shares) {
-  const LaunchShape grid{
-      {(shape.n_rows + kRouterRows - 1) / kRouterRows, 1, 1}, {kRouterThreads, 1, 1}, kRouterRows * kScoreStride * 4};
-  launch(stream, "moe_route", route_kernel, grid, x, router, shape, ids, shares);
-}
-
-void moe_sort(Stream stream, const int32_t* ids, const MoeShape& shape, int32_t* order, int32_t* offsets,
-              int32_t* load) {
-  const LaunchShape grid{{shape.n_experts, 1, 1}, {kSortThreads, 1, 1}, kSortThreads / 32 * 4};
-  launch(stream, "moe_sort", sort_kernel, grid, ids, shape, order, offsets, load);
-}
 
 void moe_experts(Stream stream, const MoeOperands& o, const MoeShape& shape, bool few_rows) {
   run_product(stream,

@@ -134,6 +134,9 @@ T shuffle_up(T value, int delta, Where where = Where::current()) {
   const int lane = thread_index().x % 32;
   return cuda::shuffle(value, lane >= delta ? lane - delta : lane, where);
 }
+inline int popcount(uint32_t bits) {
+  return std::popcount(bits);
+}
 inline void warp_sync(Where where = Where::current()) {
   emulate::Block::current().warp_barrier(where);
 }

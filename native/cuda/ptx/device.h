@@ -114,6 +114,9 @@ QWEN3_DEVICE T shuffle_up(T value, int delta) {
 QWEN3_DEVICE uint32_t ballot(bool predicate) {
   return __ballot_sync(0xffffffffu, predicate);
 }
+QWEN3_DEVICE int popcount(uint32_t bits) {
+  return __popc(bits);
+}
 QWEN3_DEVICE void warp_sync() {
   __syncwarp();
 }
