@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdlib>
 
+#include "cuda/client/cuda_backend.h"
 #include "engine_harness.h"
 
 using namespace qwen3;
@@ -369,6 +370,13 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
   };
   uint64_t stream = 1;
+  const auto report = cuda_report();
+  if (!report.devices.empty() && report.devices[0].name.find("emulated") == std::string::npos) {  // gpu_check
+    for (; stream <= 8; ++stream) test_same_tokens(stream % 2 ? tiny_config() : moe_config(), stream, "on a GPU");
+    for (const ModelConfig& config : {tiny_config(), moe_config()})
+      test_batch_grade(config), test_draft_rows(config), test_full_grade(config);
+    return run.finish();
+  }
   for (const std::string& schedule : {std::string("early"), std::string("late"), std::to_string(seed())}) {
     const Setting setting("QWEN3_EMULATED_SCHEDULE", schedule);
     timed("same tokens, dense", [&] { test_same_tokens(tiny_config(), stream++, "dense"); });
