@@ -86,7 +86,8 @@ DeviceExecutable::DeviceExecutable(Stream loading, const DeviceDescription& devi
 void DeviceExecutable::make_operations(Stream loading, const qwen3_cuda_program& p) {
   int64_t most_assigned = 0, widest = 0;
   for (int32_t i = 0; i < p.n_ops; ++i) {
-    Operation op{p.ops[i], {}, {}, 0};
+    Operation op;
+    op.plain = p.ops[i];
     if (op.plain.kind == kMoe) {
       std::vector<const Bf16*> gate_up, down;
       for (int32_t e = 0; e < n_experts_; ++e) {
@@ -96,6 +97,13 @@ void DeviceExecutable::make_operations(Stream loading, const qwen3_cuda_program&
       op.ffn = static_cast<int32_t>(weight(op.plain.down[0]).cols);
       op.gate_up = upload_array(loading, gate_up.data(), gate_up.size());
       op.down = upload_array(loading, down.data(), down.size());
+      if (hopper_) {
+        std::vector<TensorMap> gate_up_maps, down_maps;
+        for (const Bf16* w : gate_up) gate_up_maps.push_back(describe_expert(w, 2 * op.ffn, hidden_));
+        for (const Bf16* w : down) down_maps.push_back(describe_expert(w, hidden_, op.ffn));
+        op.gate_up_maps = upload_array(loading, gate_up_maps.data(), gate_up_maps.size());
+        op.down_maps = upload_array(loading, down_maps.data(), down_maps.size());
+      }
       op.plain.gate_up = op.plain.down = nullptr;
       most_assigned = std::max(most_assigned, checked_mul(max_rows_, op.plain.top_k));
       widest = std::max<int64_t>(widest, op.ffn);
@@ -112,6 +120,9 @@ void DeviceExecutable::make_expert_buffers(Stream loading, int64_t assignments, 
   gated_ = DeviceBuffer(n * static_cast<size_t>(widest) * 2);
   products_ = DeviceBuffer(n * static_cast<size_t>(hidden_) * 4);
   fill_bytes(loading, products_.as<void>(), 0, products_.bytes());  // padding rows add them
+  route_scores_ = DeviceBuffer(static_cast<size_t>(kMoeFewRows) * static_cast<size_t>(n_experts_) * 4);
+  route_arrived_ = DeviceBuffer(4);
+  fill_bytes(loading, route_arrived_.as<void>(), 0, route_arrived_.bytes());
   expert_load_ = DeviceBuffer(static_cast<size_t>(n_layers_) * static_cast<size_t>(n_experts_) * 4);
   fill_bytes(loading, expert_load_.as<void>(), 0, expert_load_.bytes());
 }

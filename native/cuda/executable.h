@@ -34,7 +34,8 @@ class DeviceExecutable {
  private:
   struct Operation {
     qwen3_cuda_op plain;
-    DeviceBuffer gate_up, down;  // pointers to the experts' weights
+    DeviceBuffer gate_up, down;            // pointers to the experts' weights
+    DeviceBuffer gate_up_maps, down_maps;  // on sm_90a: the same for TMA
     int32_t ffn = 0;
   };
   // What a queued step gives to the host.
@@ -86,6 +87,7 @@ class DeviceExecutable {
   DeviceBuffer inv_freq_, rope_factor_, cos_, sin_;
   DeviceBuffer tokens_, drawn_, partials_, logits_;
   DeviceBuffer ids_, shares_, order_, offsets_, gated_, products_, expert_load_;
+  DeviceBuffer route_scores_, route_arrived_;  // of moe_route_few
 
   StepTables tables_;
   StepView view_;                     // of the step that is being launched or captured

@@ -96,15 +96,33 @@ void DeviceExecutable::launch_moe(const Operation& op) {
   for (const RowRange& range : view_.ranges) {
     const MoeShape shape{range.count, hidden_, op.ffn, n_experts_, o.top_k, o.norm_topk_prob != 0, view_.valid_rows};
     const Bf16* x = bf16(o.x) + int64_t{range.begin} * hidden_;
-    moe_route(stream_, x, weight(o.weight).data.as<Bf16>(), shape, ids_.as<int32_t>(), shares_.as<float>());
-    moe_sort(stream_, ids_.as<int32_t>(), shape, order_.as<int32_t>(), offsets_.as<int32_t>(),
-             expert_load_.as<int32_t>() + int64_t{o.layer} * n_experts_);
-    moe_experts(stream_,
-                {x, op.gate_up.as<const Bf16*>(), op.down.as<const Bf16*>(), order_.as<int32_t>(),
-                 offsets_.as<int32_t>(), gated_.as<Bf16>(), products_.as<float>()},
-                shape, range.decode);
-    moe_combine(stream_, products_.as<float>(), shares_.as<float>(), shape,
-                f32(o.out) + int64_t{range.begin} * hidden_);
+    int32_t* load = expert_load_.as<int32_t>() + int64_t{o.layer} * n_experts_;
+    const Bf16* router = weight(o.weight).data.as<Bf16>();
+    if (range.decode && range.count <= kMoeFewRows) {
+      moe_route_few(stream_, x, router, shape,
+                    {ids_.as<int32_t>(), shares_.as<float>(), order_.as<int32_t>(), offsets_.as<int32_t>(), load,
+                     route_scores_.as<float>(), route_arrived_.as<int32_t>()});
+    } else {
+      moe_route(stream_, x, router, shape, ids_.as<int32_t>(), shares_.as<float>());
+      moe_sort(stream_, ids_.as<int32_t>(), shape, order_.as<int32_t>(), offsets_.as<int32_t>(), load);
+    }
+    const MoeOperands operands{x,
+                               op.gate_up.as<const Bf16*>(),
+                               op.down.as<const Bf16*>(),
+                               order_.as<int32_t>(),
+                               offsets_.as<int32_t>(),
+                               gated_.as<Bf16>(),
+                               products_.as<void>(),
+                               op.gate_up_maps.as<TensorMap>(),
+                               op.down_maps.as<TensorMap>()};
+    float* out = f32(o.out) + int64_t{range.begin} * hidden_;
+    if (hopper_ && !range.decode) {
+      moe_experts_hopper(stream_, operands, shape, multiprocessors_);
+      moe_combine(stream_, products_.as<Bf16>(), shares_.as<float>(), shape, out);
+    } else {
+      moe_experts(stream_, operands, shape, range.decode);
+      moe_combine(stream_, products_.as<float>(), shares_.as<float>(), shape, out);
+    }
   }
 }
 
