@@ -74,26 +74,20 @@ QWEN3_KERNEL(gemm::kThreads) expert_tiles_kernel(QWEN3_GRID_CONSTANT const Exper
 
 // The index-th expert that has rows, and which; -1: there are fewer.
 QWEN3_DEVICE int chosen_expert(const int32_t* offsets, int n_experts, int index, int& begin, int& end) {
-  constexpr int kRounds = 8;  // of 32 experts
   const int lane = thread_index().x % 32;
-  int from[kRounds], to[kRounds];
-  QWEN3_UNROLL
-  for (int i = 0; i < kRounds; ++i) {
-    const int e = i * 32 + lane;
-    from[i] = e < n_experts ? load(offsets + e) : 0, to[i] = e < n_experts ? load(offsets + e + 1) : 0;
-  }
-  int expert = -1;
-  QWEN3_UNROLL
-  for (int i = 0; i < kRounds; ++i) {
-    const uint32_t chosen = ballot(to[i] > from[i]), below = chosen & ((1u << lane) - 1u);
-    const uint32_t mine = ballot(to[i] > from[i] && popcount(below) == index);
+  for (int e0 = 0; e0 < n_experts; e0 += 32) {
+    const int e = e0 + lane;
+    const int from = e < n_experts ? load(offsets + e) : 0, to = e < n_experts ? load(offsets + e + 1) : 0;
+    const uint32_t chosen = ballot(to > from), below = chosen & ((1u << lane) - 1u);
+    const uint32_t mine = ballot(to > from && popcount(below) == index);
     if (mine) {
       const int at = popcount(mine - 1u);
-      expert = i * 32 + at, begin = shuffle(from[i], at), end = shuffle(to[i], at);
+      begin = shuffle(from, at), end = shuffle(to, at);
+      return e0 + at;
     }
     index -= popcount(chosen);
   }
-  return expert;
+  return -1;
 }
 
 template <int kTiles>
