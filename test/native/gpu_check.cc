@@ -15,6 +15,7 @@ int cuda_moe_main(int argc, char** argv);
 int cuda_sampling_main(int argc, char** argv);
 int cuda_backend_main(int argc, char** argv);
 int cuda_model_main(int argc, char** argv);
+int cuda_loop_main(int argc, char** argv);
 
 int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
@@ -34,7 +35,8 @@ int main(int argc, char** argv) {
     int (*run)(int, char**);
   } parts[] = {{"linear, norms, embed", cuda_ops_main}, {"attention", cuda_attention_main},
                {"mixture of experts", cuda_moe_main},   {"sampling", cuda_sampling_main},
-               {"whole models", cuda_backend_main},     {"whole models against the CPU", cuda_model_main}};
+               {"whole models", cuda_backend_main},     {"whole models against the CPU", cuda_model_main},
+               {"the step loop", cuda_loop_main}};
   int failed = 0;
   for (const auto& part : parts) {
     std::printf("== %s\n", part.name);
