@@ -15,14 +15,15 @@ QWEN3_KERNEL(gemm::kThreads) linear_kernel(LinearOperands o, LinearShape shape, 
   grid_dependency_launch();
 }
 
+// Groups of 64 rows run side by side, so that the weight comes from memory once and from L2 after that.
 template <int kTiles>
 QWEN3_KERNEL(stream::kThreads)
 linear_stream_kernel(LinearOperands o, LinearShape shape, Output output) {
-  const int begin = block_index().y * 64;
+  const int begin = block_index().x * 64;
   const int left = shape.n_rows - begin;
   grid_dependency_wait();
   stream_rows<kTiles>(o.x, o.weight, {begin, left < 64 ? left : 64, o.gather, nullptr, 1}, shape.k,
-                      block_index().x * 16, {o.out, shape.n, output});
+                      block_index().y * 16, {o.out, shape.n, output});
   grid_dependency_launch();
 }
 
@@ -38,7 +39,7 @@ void linear(Stream stream, const LinearOperands& operands, const LinearShape& sh
 void linear_stream(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output) {
   const auto run = [&](auto kernel, int shared) {
     const LaunchShape launch_shape{
-        {(shape.n + 15) / 16, (shape.n_rows + 63) / 64, 1}, {stream::kThreads, 1, 1}, shared};
+        {(shape.n_rows + 63) / 64, (shape.n + 15) / 16, 1}, {stream::kThreads, 1, 1}, shared};
     launch(stream, "linear_stream", kernel, launch_shape, operands, shape, output);
   };
   if (shape.n_rows <= 8) {
