@@ -2,7 +2,7 @@
 // the same run, then every operation and whole steps of a random model in the shape of Qwen3-0.6B.
 //
 //   cpu_bench [--weights bf16|f32|int8|int4|int4-offset] [--threads N] [--isa L] [--layers N] [--prompt N]
-//             [--context N] [--rounds N] [--experts] [--ops] [--json]
+//             [--kv int8|bf16|f32] [--context N] [--rounds N] [--experts] [--ops] [--json]
 //
 // bytes: weights and cache that an operation must read once. flops: two per multiply-add of its products. The peak is
 // that of the weights' format: int8 for the integer formats. --ops: a line per operation too.
@@ -31,6 +31,7 @@ struct Options {
   int threads = 0, layers = 28, prompt = 512, context = 1024, rounds = 5;
   std::string isa = "auto";
   WeightFormat weights = WeightFormat::kBF16;
+  std::string kv;  // empty: f32 with f32 weights, else bf16
   bool json = false, experts = false, ops = false;
 };
 
@@ -53,6 +54,14 @@ WeightFormat format_of(const std::string& name) {
     if (name == format.name) return format.format;
   }
   std::fprintf(stderr, "unknown format %s\n", name.c_str());
+  std::exit(2);
+}
+
+DType kv_of(const Options& o) {
+  if (o.kv == "f32" || (o.kv.empty() && o.weights == WeightFormat::kF32)) return DType::kF32;
+  if (o.kv == "bf16" || o.kv.empty()) return DType::kBF16;
+  if (o.kv == "int8") return DType::kInt8;
+  std::fprintf(stderr, "unknown cache format %s\n", o.kv.c_str());
   std::exit(2);
 }
 
@@ -82,6 +91,8 @@ Options parse(int argc, char** argv) {
       o.rounds = std::atoi(value());
     else if (flag == "--weights")
       o.weights = format_of(value());
+    else if (flag == "--kv")
+      o.kv = value();
     else if (flag == "--ops")
       o.ops = true;
     else if (flag == "--json")
@@ -115,6 +126,7 @@ class Bench {
  public:
   explicit Bench(const Options& o)
       : options_(o),
+        kv_(kv_of(o)),
         isa_(o.isa == "auto" ? cpu_info().isa : o.isa),
         pool_(o.threads),
         backend_(create_cpu_backend(o.threads, o.isa)) {}
@@ -131,9 +143,8 @@ class Bench {
       std::printf("made and packed %.0f MB of weights in %.1f s\n", bytes / 1e6, seconds_now() - begin);
     std::fflush(stdout);
     const int64_t positions = options_.context + options_.prompt;
-    const DType kv = options_.weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
     const int64_t n_blocks = (positions + kBlockSize - 1) / kBlockSize * 16;
-    cache_ = backend_->create_kv_cache(*program_, kv, n_blocks);
+    cache_ = backend_->create_kv_cache(*program_, kv_, n_blocks);
     fill_cache(n_blocks);
     limits_ = measure_limits({.threads = pool_.size(), .one_count = true});
     floor_gbs_ = limits_.read_gbs();
@@ -187,9 +198,10 @@ class Bench {
     }
     if (name == "logits") return {1.0 * c.vocab * c.hidden * element, 2.0 * c.vocab * c.hidden};
     if (name == "attention") {
+      // A value of K or V; an int8 row of a head has four bytes of scale.
+      const double kv_bytes = kv_ == DType::kInt8 ? 1 + 4.0 / c.head_dim : 1.0 * dtype_bytes(kv_);
       const double keys = rows * begin + rows * (rows + 1) / 2;  // pairs of query and visible key
-      return {layers * 2 * kv * (begin + rows) * (options_.weights == WeightFormat::kF32 ? 4 : 2),
-              layers * 4 * q * keys};
+      return {layers * 2 * kv * (begin + rows) * kv_bytes, layers * 4 * q * keys};
     }
     return {};
   }
@@ -276,6 +288,7 @@ class Bench {
   }
 
   Options options_;
+  DType kv_;
   std::string isa_;
   ThreadPool pool_;
   std::unique_ptr<Backend> backend_;

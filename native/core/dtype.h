@@ -5,10 +5,11 @@
 
 namespace qwen3 {
 
-enum class DType : uint8_t { kF32, kF16, kBF16 };
+// kInt8 is for KV caches alone: rows of s8 with a scale each.
+enum class DType : uint8_t { kF32, kF16, kBF16, kInt8 };
 
 constexpr int64_t dtype_bytes(DType dtype) {
-  return dtype == DType::kF32 ? 4 : 2;
+  return dtype == DType::kF32 ? 4 : dtype == DType::kInt8 ? 1 : 2;
 }
 
 inline float bf16_to_f32(uint16_t bits) {

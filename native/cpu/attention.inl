@@ -16,6 +16,7 @@ struct AttentionScratch {
   float* split_o;                                                  // [rows, v_cols] of the current split
   float* total_o;                                                  // [rows, v_cols]
   float *split_max, *split_sum, *total_max, *total_sum, *rescale;  // [rows]
+  char* end;
 };
 
 inline AttentionScratch cut_scratch(void* base, int64_t rows, int64_t head_dim, int64_t v_cols) {
@@ -33,6 +34,7 @@ inline AttentionScratch cut_scratch(void* base, int64_t rows, int64_t head_dim, 
   s.total_o = take(rows * v_cols);
   s.split_max = take(rows), s.split_sum = take(rows), s.total_max = take(rows), s.total_sum = take(rows);
   s.rescale = take(rows);
+  s.end = at;
   return s;
 }
 
@@ -157,18 +159,20 @@ inline void load_queries(const AttentionArgs& a, void* q) {
   }
 }
 
-template <class M>
-void attention(const AttentionArgs* args) {
-  const AttentionArgs& a = *args;
+// log2(e) / sqrt(head_dim)
+inline float score_scale(int32_t head_dim) {
+  return static_cast<float>(1.4426950408889634 / __builtin_sqrt(static_cast<double>(head_dim)));
+}
+
+// attend(block, first of its split) for every block, splits folded and the rows written.
+template <class Attend>
+inline void walk_splits(const AttentionArgs& a, const AttentionScratch& s, Attend&& attend) {
   const int64_t group = a.group, rows = a.n_positions * group;
-  const AttentionScratch s = cut_scratch(a.scratch, rows, a.head_dim, a.v_cols);
-  const float scale = static_cast<float>(1.4426950408889634 / __builtin_sqrt(static_cast<double>(a.head_dim)));
   const int32_t last = a.position + a.n_positions - 1, per_split = a.split_keys / static_cast<int32_t>(kKeys);
-  load_queries<M>(a, s.q);
   for (int32_t split = a.split_begin; split < a.split_end; ++split) {
     const int32_t begin = split * per_split;
     for (int32_t block = begin; block < begin + per_split && block * kKeys <= last; ++block) {
-      attend_block<M>(a, s, block, block == begin, scale);
+      attend(block, block == begin);
     }
     const int32_t key0 = split * a.split_keys;
     const int64_t row0 = (key0 > a.position ? key0 - a.position : 0) * group;
@@ -189,6 +193,15 @@ void attention(const AttentionArgs* args) {
     char* out = static_cast<char*>(a.out) + row / group * a.out_stride * bytes;
     write_row(out, row % group * a.head_dim, s.total_o + row * a.v_cols, s.total_sum[row], a.head_dim, a.out_store);
   }
+}
+
+template <class M>
+void attention(const AttentionArgs* args) {
+  const AttentionArgs& a = *args;
+  const AttentionScratch s = cut_scratch(a.scratch, int64_t{a.n_positions} * a.group, a.head_dim, a.v_cols);
+  const float scale = score_scale(a.head_dim);
+  load_queries<M>(a, s.q);
+  walk_splits(a, s, [&](int32_t block, bool first) { attend_block<M>(a, s, block, first, scale); });
 }
 
 void combine(const CombineArgs* args) {

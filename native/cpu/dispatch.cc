@@ -89,7 +89,8 @@ const KernelTable& choose_kernels(std::string_view isa) {
 int64_t attention_scratch_bytes(int64_t rows, int64_t head_dim) {
   const auto part = [](int64_t floats) { return (floats * 4 + 63) / 64 * 64; };
   const int64_t v_cols = (head_dim + 15) / 16 * 16;
-  return part(rows * head_dim) + 2 * part(rows * kKeys) + 2 * part(rows * v_cols) + 5 * part(rows);
+  const int64_t int8 = part(kKeys * v_cols) + 2 * part(rows) + part((rows * v_cols + 3) / 4);
+  return part(rows * head_dim) + 2 * part(rows * kKeys) + 2 * part(rows * v_cols) + 5 * part(rows) + int8;
 }
 
 }  // namespace qwen3::cpu

@@ -102,7 +102,7 @@ void CpuExecutable::prepare_own_norms() {
 }
 
 CpuExecutable::Activation CpuExecutable::activation(int64_t rows, int64_t cols, DType dtype) const {
-  require(cols > 0 && dtype != DType::kF16, "buffers are f32 or bf16 and not empty");
+  require(cols > 0 && (dtype == DType::kF32 || dtype == DType::kBF16), "buffers are f32 or bf16 and not empty");
   Activation a;
   a.cols = cols;
   a.store = dtype == DType::kF32 ? Store::kF32 : native_bf16_ ? Store::kBf16 : Store::kRounded;

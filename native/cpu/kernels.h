@@ -12,6 +12,11 @@ namespace qwen3::cpu {
 //   weights   panels of 32 columns   [n / 32][steps][32][depth]
 //   K cache   64 keys of one block   [head_dim / depth][64][depth]
 //   V cache   steps are keys         [64 / depth][v_cols][depth]     v_cols = head_dim rounded up to 16
+//
+// An int8 cache keeps a row of K or V of one head as s8 and one f32 scale (round_row_s8 in kv_int8.h), in bytes:
+//   K cache   [k_cols / 4][64][4] u8, key + 128     then [64] f32 scales    k_cols = head_dim rounded up to 4, 0 there
+//   V cache   [64][v_cols] s8                       then [64] f32 scales
+//
 // Each output has one accumulator that walks the steps in ascending order, for any number of rows: that is what makes a
 // row's bits independent of its neighbours.
 
@@ -167,6 +172,7 @@ struct KernelTable {
   void (*norm_rope)(const RopeArgs* args);
   void (*attention_f32)(const AttentionArgs* args);   // f32 cache
   void (*attention_bf16)(const AttentionArgs* args);  // bf16 cache
+  void (*attention_int8)(const AttentionArgs* args);  // int8 cache
   void (*combine)(const CombineArgs* args);
   // probabilities[n] = softmax(logits[n]); in place allowed.
   void (*softmax)(const float* logits, int64_t n, float* probabilities);

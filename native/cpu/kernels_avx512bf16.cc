@@ -53,6 +53,7 @@ struct Bf16xBf16 {
 #include "cpu/quantise.inl"
 #include "cpu/linear_int.inl"
 #include "cpu/attention.inl"
+#include "cpu/attention_int8.inl"
 // clang-format on
 
 const KernelTable table = {
@@ -72,6 +73,7 @@ const KernelTable table = {
     .norm_rope = norm_rope,
     .attention_f32 = attention<F32xF32>,
     .attention_bf16 = attention<Bf16xBf16>,
+    .attention_int8 = attention_int8,
     .combine = combine,
     .softmax = softmax,
     .add_scaled = add_scaled,

@@ -21,6 +21,7 @@ inline F vload_bf16_n(const uint16_t*, int) {
 #include "cpu/quantise.inl"
 #include "cpu/linear_int.inl"
 #include "cpu/attention.inl"
+#include "cpu/attention_int8.inl"
 // clang-format on
 
 const KernelTable table = {
@@ -40,6 +41,7 @@ const KernelTable table = {
     .norm_rope = norm_rope,
     .attention_f32 = attention<F32xF32>,
     .attention_bf16 = attention<F32xBf16>,
+    .attention_int8 = attention_int8,
     .combine = combine,
     .softmax = softmax,
     .add_scaled = add_scaled,

@@ -192,7 +192,10 @@ void CpuExecutable::attention_task(const AttentionOp& op, const AttentionTask& t
   args.out_stride = out.stride, args.out_store = out.store;
   args.partial = partials_.as<float>() + std::max<int64_t>(task.partial, 0);
   args.scratch = scratch_[static_cast<size_t>(thread)].data();
-  (cache_->dtype() == DType::kBF16 ? kernels_.attention_bf16 : kernels_.attention_f32)(&args);
+  const DType dtype = cache_->dtype();
+  (dtype == DType::kInt8   ? kernels_.attention_int8
+   : dtype == DType::kBF16 ? kernels_.attention_bf16
+                           : kernels_.attention_f32)(&args);
 }
 
 void CpuExecutable::run(const AttentionOp& op, Team& team) {

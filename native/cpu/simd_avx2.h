@@ -120,6 +120,9 @@ inline F vload_f16(const uint16_t* p) {
 inline F vload_u8(const uint8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
+inline F vload_s8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 // The 8-bit products saturate at 16 bits unless one side is a magnitude: w - 128 gives its sign to x. Nothing to
 // correct.
 constexpr bool kUnsignedDot = false;

@@ -111,6 +111,9 @@ inline F vload_f16(const uint16_t* p) {
 inline F vload_u8(const uint8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
+inline F vload_s8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
 #if defined(__AVX512VNNI__)
 // acc + four products a lane of unsigned w (0..255) and signed x.
 constexpr bool kUnsignedDot = true;

@@ -138,6 +138,9 @@ inline F vload_f16(const uint16_t* p) {
 inline F vload_u8(const uint8_t* p) {
   return F{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
 }
+inline F vload_s8(const int8_t* p) {
+  return F{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
+}
 // acc + four products a lane of unsigned w (0..255) and signed x.
 constexpr bool kUnsignedDot = true;
 inline I idot8(I acc, I w, I x) {

@@ -67,7 +67,8 @@ EngineOptions engine_options_from(const Fields& fields) {
   EngineOptions options;
   options.context_length = fields.integer("contextLength");
   options.kv_cache_bytes = fields.integer("kvCacheBytes");
-  options.kv_dtype = dtype_from("kvCache", fields.string("kvCache"));
+  const std::string kv = fields.string("kvCache");
+  options.kv_dtype = kv == "int8" ? DType::kInt8 : dtype_from("kvCache", kv);
   options.max_sequences = fields.integer32("maxSequences");
   options.max_waiting = fields.integer32("maxWaiting");
   const std::string rope = fields.string("rope");

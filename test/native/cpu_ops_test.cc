@@ -213,6 +213,20 @@ void softmaxes(Random& random, const KernelTable& kernels, Report& report) {
   }
 }
 
+// A row as an int8 cache keeps it, and a query over one: multiples of largest magnitude / 127.
+std::vector<float> to_int8_values(std::vector<float> row) {
+  float largest = 0;
+  for (float x : row) largest = std::max(largest, std::abs(x));
+  for (float& x : row) x = std::nearbyint(x * (127.0f / largest)) * (largest / 127.0f);
+  return row;
+}
+
+std::vector<float> as_stored(std::vector<float> row, DType cache) {
+  if (cache == DType::kInt8) return to_int8_values(std::move(row));
+  for (float& x : row) x = cache == DType::kBF16 ? to_bf16_value(x) : x;
+  return row;
+}
+
 // One sequence, one KV head: rows at the end of a context, several splits, unwritten slots NaN.
 struct AttentionCase {
   int32_t group, head_dim, n_positions, position;
@@ -238,12 +252,14 @@ Context make_context(Random& random, const AttentionCase& c) {
     const int32_t block = out.blocks[static_cast<size_t>(j / 64)];
     cache.write_key(0, 0, block, j % 64, key.data());
     cache.write_value(0, 0, block, j % 64, value.data());
-    for (float x : key) out.keys.push_back(c.cache == DType::kBF16 ? to_bf16_value(x) : x);
-    for (float x : value) out.values.push_back(c.cache == DType::kBF16 ? to_bf16_value(x) : x);
+    for (float x : as_stored(key, c.cache)) out.keys.push_back(x);
+    for (float x : as_stored(value, c.cache)) out.values.push_back(x);
   }
   // In pools of their own, block after block, with a guard page behind each.
-  out.v_cols = cache.v_cols(), out.k_stride = 64 * c.head_dim, out.v_stride = 64 * out.v_cols;
-  const int64_t element = dtype_bytes(c.cache), k_bytes = out.k_stride * element, v_bytes = out.v_stride * element;
+  const int64_t element = dtype_bytes(c.cache);
+  out.v_cols = cache.v_cols(), out.k_stride = (cache.values(0, 0) - cache.keys(0, 0)) / element;
+  out.v_stride = cache.block_stride() - out.k_stride;
+  const int64_t k_bytes = out.k_stride * element, v_bytes = out.v_stride * element;
   out.k_pool = std::make_unique<Guarded<char>>(static_cast<size_t>(n_blocks * k_bytes));
   out.v_pool = std::make_unique<Guarded<char>>(static_cast<size_t>(n_blocks * v_bytes));
   for (int32_t b = 0; b < n_blocks; ++b) {
@@ -279,8 +295,9 @@ void attend_plainly(const AttentionCase& c, const Context& context, const float*
 
 void attention_case(Random& random, const KernelTable& kernels, const AttentionCase& c, Errors& errors) {
   const Context context = make_context(random, c);
-  const bool bf16 = c.cache == DType::kBF16;
-  const Row kind{!bf16 ? Store::kF32 : kernels.bf16_products ? Store::kBf16 : Store::kRounded};
+  // An int8 cache goes with any activations: one row f32, several as bf16.
+  const bool rounded = c.cache == DType::kBF16 || (c.cache == DType::kInt8 && c.n_positions > 1);
+  const Row kind{!rounded ? Store::kF32 : kernels.bf16_products ? Store::kBf16 : Store::kRounded};
   const int64_t width = int64_t{c.group} * c.head_dim, rows = int64_t{c.n_positions} * c.group;
   Guarded<char> q(static_cast<size_t>(c.n_positions * width * kind.element())), out(q.size());
   for (int64_t i = 0; i < c.n_positions * width; ++i) kind.write(q.data(), i, random.normal());
@@ -295,12 +312,15 @@ void attention_case(Random& random, const KernelTable& kernels, const AttentionC
   args.block_table = context.blocks.data(), args.keys = context.k_pool->data(), args.values = context.v_pool->data();
   args.k_block_stride = context.k_stride, args.v_block_stride = context.v_stride;
   args.out = out.data(), args.out_stride = width, args.out_store = kind.store, args.scratch = scratch.data();
-  const auto kernel = bf16 ? kernels.attention_bf16 : kernels.attention_f32;
+  const auto kernel = c.cache == DType::kInt8   ? kernels.attention_int8
+                      : c.cache == DType::kBF16 ? kernels.attention_bf16
+                                                : kernels.attention_f32;
   kernel(&args);
   std::vector<double> exact;
   std::vector<float> plain, query(static_cast<size_t>(c.head_dim));
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t i = 0; i < c.head_dim; ++i) query[static_cast<size_t>(i)] = kind.read(q.data(), row * c.head_dim + i);
+    if (c.cache == DType::kInt8) query = to_int8_values(query);
     const int32_t n_keys = c.position + static_cast<int32_t>(row / c.group) + 1;
     attend_plainly(c, context, query.data(), n_keys, true, exact);
     attend_plainly(c, context, query.data(), n_keys, false, plain);
@@ -339,13 +359,64 @@ void attention_case(Random& random, const KernelTable& kernels, const AttentionC
 
 void attentions(Random& random, const KernelTable& kernels, Report& report) {
   const AttentionCase cases[] = {
-      {1, 64, 1, 0, DType::kF32},     {2, 128, 5, 60, DType::kF32},    {4, 256, 1, 1100, DType::kF32},
-      {5, 18, 3, 510, DType::kF32},   {16, 80, 2, 63, DType::kF32},    {1, 128, 1, 0, DType::kBF16},
-      {2, 128, 7, 505, DType::kBF16}, {4, 256, 1, 1099, DType::kBF16}, {5, 18, 3, 64, DType::kBF16},
-      {8, 64, 8, 126, DType::kBF16},  {16, 80, 2, 700, DType::kBF16},
+      {1, 64, 1, 0, DType::kF32},      {2, 128, 5, 60, DType::kF32},    {4, 256, 1, 1100, DType::kF32},
+      {5, 18, 3, 510, DType::kF32},    {16, 80, 2, 63, DType::kF32},    {1, 128, 1, 0, DType::kBF16},
+      {2, 128, 7, 505, DType::kBF16},  {4, 256, 1, 1099, DType::kBF16}, {5, 18, 3, 64, DType::kBF16},
+      {8, 64, 8, 126, DType::kBF16},   {16, 80, 2, 700, DType::kBF16},  {1, 128, 1, 0, DType::kInt8},
+      {2, 128, 1, 1101, DType::kInt8}, {2, 128, 20, 505, DType::kInt8}, {4, 256, 1, 1099, DType::kInt8},
+      {5, 18, 3, 64, DType::kInt8},    {5, 18, 1, 66, DType::kInt8},    {16, 80, 1, 640, DType::kInt8},
+      {8, 64, 8, 126, DType::kInt8},   {16, 80, 2, 700, DType::kInt8},  {1, 66, 33, 40, DType::kInt8},
   };
   for (const AttentionCase& c : cases) {
-    attention_case(random, kernels, c, report[c.cache == DType::kF32 ? "attention f32 cache" : "attention bf16 cache"]);
+    attention_case(random, kernels, c,
+                   report[c.cache == DType::kF32    ? "attention f32 cache"
+                          : c.cache == DType::kBF16 ? "attention bf16 cache"
+                          : c.n_positions == 1      ? "attention int8 cache"
+                                                    : "attention int8 cache, bf16"]);
+  }
+}
+
+// What a row of an int8 cache may hold: a NaN or an infinity shows in every output that sees it, a row of zeros and one
+// that is too small to count are zero, and the largest magnitude comes back.
+void odd_rows(const KernelTable& kernels) {
+  constexpr int32_t kDim = 64, kPosition = 70;
+  Program program;
+  program.n_layers = 1, program.n_kv_heads = 1, program.head_dim = kDim;
+  const std::vector<int32_t> table = {1, 0};
+  const std::vector<float> q(kDim, 1.0f);
+  std::vector<float> out(kDim);
+  std::vector<char> scratch(static_cast<size_t>(attention_scratch_bytes(1, kDim)));
+  AttentionArgs args{};
+  args.q = q.data(), args.q_stride = kDim, args.n_positions = 1, args.group = 1, args.position = kPosition;
+  args.head_dim = kDim, args.v_cols = kDim, args.split_keys = kSplitSize, args.split_end = 1;
+  args.block_table = table.data(), args.out = out.data(), args.out_stride = kDim, args.scratch = scratch.data();
+  for (const float odd : {0.0f, 1e-38f, 3e38f, INFINITY, NAN}) {
+    for (const bool in_key : {false, true}) {
+      CpuKvCache cache(program, DType::kInt8, 2);
+      cache.poison_block(0), cache.poison_block(1);
+      const std::vector<float> zeros(kDim), ones(kDim, 1.0f);
+      std::vector<float> row(kDim);
+      row[3] = odd;
+      for (int32_t j = 0; j <= kPosition; ++j) {  // keys of zero: all weights are equal
+        cache.write_key(0, 0, table[static_cast<size_t>(j / 64)], j % 64,
+                        in_key && j == 66 ? row.data() : zeros.data());
+        cache.write_value(0, 0, table[static_cast<size_t>(j / 64)], j % 64,
+                          !in_key && j == 66 ? row.data() : ones.data());
+      }
+      args.keys = cache.keys(0, 0), args.values = cache.values(0, 0);
+      args.k_block_stride = args.v_block_stride = cache.block_stride();
+      kernels.attention_int8(&args);
+      const double others = in_key ? 1.0 : kPosition / (kPosition + 1.0);
+      if (!std::isfinite(odd)) {
+        for (float x : out) CHECK(std::isnan(x));
+      } else if (!in_key) {
+        CHECK(std::abs(out[0] - others) < 1e-5);
+        const double want = others + (odd >= 1e-30f ? static_cast<double>(odd) / (kPosition + 1) : 0.0);
+        CHECK(std::abs(out[3] - want) <= 1e-5 * std::abs(want));
+      } else {
+        CHECK(std::abs(out[0] - 1) < 1e-5);  // whoever gets the weight has a value of one
+      }
+    }
   }
 }
 
@@ -367,6 +438,7 @@ int main(int argc, char** argv) {
       softmaxes(random, kernels, report);
     }
     attentions(random, kernels, report);
+    odd_rows(kernels);
     report.finish(level);
   }
   return run.finish();

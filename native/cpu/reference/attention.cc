@@ -32,13 +32,14 @@ void attend(const float* q, int32_t layer, const StepSequence& s, int64_t n_keys
 void attention(const Program& program, int32_t layer, const Activation& q, const StepBatch& batch,
                ReferenceKvCache& cache, Activation& out) {
   const int32_t d = program.head_dim, group = program.n_q_heads / program.n_kv_heads;
-  std::vector<float> weights;
+  std::vector<float> weights, query(static_cast<size_t>(d));
   for (const StepSequence& s : batch.sequences) {
     for (int32_t i = 0; i < s.n_rows; ++i) {
       const int64_t r = s.row_begin + i, n_keys = int64_t{s.position_begin} + i + 1;
       for (int32_t h = 0; h < program.n_q_heads; ++h) {
         float* to = out.row(r) + h * d;
-        attend(q.row(r) + h * d, layer, s, n_keys, h / group, d, cache, weights, to);
+        cache.round_query(q.row(r) + h * d, query.data());
+        attend(query.data(), layer, s, n_keys, h / group, d, cache, weights, to);
         for (int32_t j = 0; j < d; ++j) to[j] = round_to(out.dtype, to[j]);
       }
     }

@@ -146,7 +146,7 @@ class ReferenceBackend final : public Backend {
   }
 
   std::unique_ptr<KvCache> create_kv_cache(const Program& program, DType dtype, int64_t n_blocks) override {
-    if (dtype == DType::kF16) throw Error(ErrorCode::kUnsupported, "the KV cache can be f32 or bf16", "kvCache");
+    if (dtype == DType::kF16) throw Error(ErrorCode::kUnsupported, "the KV cache can be f32, bf16 or int8", "kvCache");
     try {
       return std::make_unique<ReferenceKvCache>(program, dtype, n_blocks);
     } catch (const std::bad_alloc&) {

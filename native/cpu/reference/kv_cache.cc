@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "core/checked.h"
+#include "cpu/kv_int8.h"
 #include "cpu/reference/reference.h"
 
 namespace qwen3::reference {
@@ -36,7 +37,17 @@ float* ReferenceKvCache::value(int32_t layer, const StepSequence& s, int64_t pos
   return &values_[at(layer, s.block_table[position / kBlockSize], head, position % kBlockSize)];
 }
 
+void ReferenceKvCache::round_query(const float* from, float* to) const {
+  if (dtype_ != DType::kInt8) {
+    std::copy_n(from, head_dim_, to);
+    return;
+  }
+  const float scale = round_row_s8(from, head_dim_, [to](int64_t i, int32_t q) { to[i] = static_cast<float>(q); });
+  for (int32_t i = 0; i < head_dim_; ++i) to[i] *= scale;
+}
+
 void ReferenceKvCache::store(float* to, const float* from) const {
+  if (dtype_ == DType::kInt8) return round_query(from, to);  // the same rounding
   for (int32_t i = 0; i < head_dim_; ++i) to[i] = round_to(dtype_, from[i]);
 }
 

@@ -62,6 +62,8 @@ class ReferenceKvCache final : public KvCache {
   float* key(int32_t layer, const StepSequence& s, int64_t position, int32_t head);
   float* value(int32_t layer, const StepSequence& s, int64_t position, int32_t head);
   void store(float* to, const float* from) const;  // rounds to the cache's element type
+  // The query as a product with these keys sees it: rounded to eight bits with one scale when the keys are.
+  void round_query(const float* from, float* to) const;
 
  private:
   size_t at(int32_t layer, int32_t block, int32_t head, int64_t slot) const;
