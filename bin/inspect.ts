@@ -3,10 +3,10 @@ import { freemem } from 'node:os'
 import type { Command } from 'commander'
 import { loadAddon } from '../lib/native'
 import { describeModel, estimateMemory, type ModelDescription } from '../lib/weights'
-import { addWeightFlags, examples, type LoadFlags, positiveInteger } from './common/flags'
+import { addWeightFlags, examples, kvCacheFlag, type LoadFlags, positiveInteger } from './common/flags'
 import { styled } from './common/terminal'
 
-interface InspectFlags extends Pick<LoadFlags, 'weights' | 'embeddingWeights' | 'headWeights'> {
+interface InspectFlags extends Pick<LoadFlags, 'weights' | 'embeddingWeights' | 'headWeights' | 'kvCache'> {
   context?: number
   sequences: number
   tensors?: boolean
@@ -28,7 +28,7 @@ export function addInspect(program: Command): void {
     .option('--devices', 'list the processor and the GPUs instead of a model')
     .option('--json', 'print one JSON object')
     .action(inspect)
-  addWeightFlags(command)
+  addWeightFlags(command).addOption(kvCacheFlag())
   examples(command, [
     ['qwen3 inspect ./Qwen3-0.6B', 'what is it, does it fit?'],
     ['qwen3 inspect random:qwen3-8b --context 131072', 'plan before downloading'],
@@ -46,6 +46,7 @@ async function inspect(name: string, flags: InspectFlags): Promise<void> {
   const context = flags.context ?? model.config.nativeWindow
   const given = (format: LoadFlags['weights']) => (format === 'auto' ? undefined : format)
   const [weights, embeddingWeights, headWeights] = [flags.weights, flags.embeddingWeights, flags.headWeights].map(given)
+  const kvCache = flags.kvCache === 'auto' ? undefined : flags.kvCache
   const listed = flags.weights === undefined ? formatsListed : ([weights ?? 'bf16'] as const)
   const memory = listed.map((format) => ({
     format,
@@ -56,7 +57,7 @@ async function inspect(name: string, flags: InspectFlags): Promise<void> {
       weights: format,
       ...(embeddingWeights && { embeddingWeights }),
       ...(headWeights && { headWeights }),
-      kvCache: format === 'f32' ? 'f32' : 'bf16',
+      kvCache: kvCache ?? (format === 'f32' ? 'f32' : 'bf16'),
       sequences: flags.sequences,
     }),
   }))

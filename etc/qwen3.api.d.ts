@@ -60,7 +60,7 @@ export declare function expertLoad(counts: Float64Array, experts: number, moeLay
 import { Chat } from './chat';
 import { type NativeModel } from './native';
 import { Tokenizer } from './tokenizer';
-import type { LoadOptions, ModelName, WeightFormat } from './types';
+import type { KvFormat, LoadOptions, ModelName, WeightFormat } from './types';
 /** What a loaded model is and how it was set up. */
 export interface ModelInfo {
     /** As given to load(). */
@@ -77,7 +77,7 @@ export interface ModelInfo {
     weights: WeightFormat;
     embeddingWeights: WeightFormat;
     headWeights: WeightFormat;
-    kvCache: 'f32' | 'bf16';
+    kvCache: KvFormat;
     device: string;
     /**
      * What became of the option `weightCache`. `mapped`: the weights are those of the file at `path`; `written`: they were
@@ -345,6 +345,8 @@ export type ModelName = 'nano' | 'nano-moe' | (string & {});
  * than `'int4'`). The integer formats are quantised while loading, from weights of any type.
  */
 export type WeightFormat = 'f32' | 'bf16' | 'int8' | 'int4' | 'int4-offset';
+/** How keys and values are kept: 4 bytes an element, 2, or 1 with an f32 scale for every position and head. */
+export type KvFormat = 'f32' | 'bf16' | 'int8';
 export interface LoadOptions {
     /**
      * `'auto'` (default): the CPU. `'cuda'` or `'cuda:<n>'`: a GPU, where the CUDA library of this package is installed. A forced
@@ -378,8 +380,11 @@ export interface LoadOptions {
      * there is a warning and the model loads all the same. Do not cut short a file that is in use; deleting it is safe.
      */
     weightCache?: boolean | string;
-    /** Element type of the KV cache; `'auto'` = bf16 (f32 with f32 weights). */
-    kvCache?: 'auto' | 'f32' | 'bf16';
+    /**
+     * Format of the KV cache; `'auto'` (default) = bf16 (f32 with f32 weights). `'int8'` takes about half of bf16's memory, and
+     * decoding after a long context is faster; CPU only.
+     */
+    kvCache?: 'auto' | KvFormat;
     /** Tokens per sequence, prompt and completion together. Default: what fits, up to the model's window. */
     contextLength?: number;
     /** Worker threads of the CPU backend; default: physical cores. */
@@ -589,4 +594,4 @@ export { Qwen3Error, type Qwen3ErrorCode } from './errors';
 export type { ExpertLoad } from './experts';
 export { type ModelInfo, type ModelStats, Qwen3, type RenderOptions } from './model';
 export { type DecodeOptions, type EncodeOptions, type StreamDecoder, Tokenizer } from './tokenizer';
-export type { AbortedError, ChatEvent, ChatMessage, ChatOptions, ChatResult, ChatStream, FinishReason, GenerateOptions, LoadOptions, ModelName, PromptLookupOptions, ThinkingStop, TokenLogprob, Tool, ToolCall, Usage, WeightFormat, } from './types';
+export type { AbortedError, ChatEvent, ChatMessage, ChatOptions, ChatResult, ChatStream, FinishReason, GenerateOptions, KvFormat, LoadOptions, ModelName, PromptLookupOptions, ThinkingStop, TokenLogprob, Tool, ToolCall, Usage, WeightFormat, } from './types';

@@ -13,6 +13,7 @@ export type {
   ChatStream,
   FinishReason,
   GenerateOptions,
+  KvFormat,
   LoadOptions,
   ModelName,
   PromptLookupOptions,

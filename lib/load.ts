@@ -16,7 +16,7 @@ import {
 import { checkLoadOptions } from './options'
 import { packTensors } from './pack-tensors'
 import { Tokenizer } from './tokenizer'
-import type { LoadOptions, ModelName, WeightFormat } from './types'
+import type { KvFormat, LoadOptions, ModelName, WeightFormat } from './types'
 import { warnOnce } from './warn'
 import { weightCacheOf } from './weight-cache'
 import { describeModel, type ModelDescription, yarnFor } from './weights'
@@ -37,7 +37,7 @@ export interface ModelInfo {
   weights: WeightFormat
   embeddingWeights: WeightFormat
   headWeights: WeightFormat
-  kvCache: 'f32' | 'bf16'
+  kvCache: KvFormat
   device: string
   /**
    * What became of the option `weightCache`. `mapped`: the weights are those of the file at `path`; `written`: they were

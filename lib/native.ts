@@ -38,6 +38,8 @@ export interface NativeTensors {
 
 export const nativeDTypes: readonly NativeDType[] = ['f32', 'f16', 'bf16']
 
+export type NativeKvFormat = 'f32' | 'bf16' | 'int8'
+
 /** Packed formats: native/model/weight_formats.h. */
 export type NativeWeightFormat = 'f32' | 'bf16' | 'int8' | 'int4' | 'int4-offset'
 
@@ -85,7 +87,7 @@ export interface NativeLoadSpec {
   headWeights: NativeWeightFormat
   /** Where packed weights are kept between runs; `name` begins the file's name. Without it nothing is written or read. */
   weightCache?: { folder: string; name: string }
-  kvCache: 'f32' | 'bf16'
+  kvCache: NativeKvFormat
   contextLength: number
   kvCacheBytes: number
   maxSequences: number

@@ -132,7 +132,7 @@ const loadRules: Record<keyof LoadOptions, Rule> = {
   embeddingWeights: weightFormat,
   headWeights: weightFormat,
   weightCache: folder,
-  kvCache: oneOf('auto', 'f32', 'bf16'),
+  kvCache: oneOf('auto', 'f32', 'bf16', 'int8'),
   contextLength: wholeNumber(1, MAX_TOKENS),
   threads: wholeNumber(1, 1024),
   kvCacheBytes: wholeNumber(1),

@@ -11,6 +11,9 @@ export type ModelName = 'nano' | 'nano-moe' | (string & {})
  */
 export type WeightFormat = 'f32' | 'bf16' | 'int8' | 'int4' | 'int4-offset'
 
+/** How keys and values are kept: 4 bytes an element, 2, or 1 with an f32 scale for every position and head. */
+export type KvFormat = 'f32' | 'bf16' | 'int8'
+
 export interface LoadOptions {
   /**
    * `'auto'` (default): the CPU. `'cuda'` or `'cuda:<n>'`: a GPU, where the CUDA library of this package is installed. A forced
@@ -44,8 +47,11 @@ export interface LoadOptions {
    * there is a warning and the model loads all the same. Do not cut short a file that is in use; deleting it is safe.
    */
   weightCache?: boolean | string
-  /** Element type of the KV cache; `'auto'` = bf16 (f32 with f32 weights). */
-  kvCache?: 'auto' | 'f32' | 'bf16'
+  /**
+   * Format of the KV cache; `'auto'` (default) = bf16 (f32 with f32 weights). `'int8'` takes about half of bf16's memory, and
+   * decoding after a long context is faster; CPU only.
+   */
+  kvCache?: 'auto' | KvFormat
   /** Tokens per sequence, prompt and completion together. Default: what fits, up to the model's window. */
   contextLength?: number
   /** Worker threads of the CPU backend; default: physical cores. */

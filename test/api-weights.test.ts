@@ -88,6 +88,24 @@ describe('formats', () => {
     }
   })
 
+  test.each(['nano', 'nano-moe'])('%s, int8 cache: close to f32, as small as inspect estimates', async (name) => {
+    const description = await describeModel(name)
+    const options = { weights: 'f32', contextLength: 256 } as const
+    const exact = await logits(name, { ...options, kvCache: 'f32' })
+    const { kvBytesPerToken } = estimateMemory(description, { ...options, kvCache: 'int8' })
+    await withModel(name, { ...options, kvCache: 'int8' }, async (model) => {
+      expect(model.info.kvCache).toBe('int8')
+      expect(model.stats().kvCache.blockBytes).toBe(64 * kvBytesPerToken)
+      const whole = await model.logits(PROMPT)
+      expect(whole).not.toEqual(exact)
+      expect(divergence(exact, whole)).toBeLessThan(1e-2)
+      // What comes from the prefix cache, and what is appended to it, has the same bits.
+      for (let end = 1; end < PROMPT.length; end += 7) await model.logits(PROMPT.subarray(0, end))
+      expect(await model.logits(PROMPT)).toEqual(whole)
+      expect((await answer(model)).text).not.toBe('')
+    })
+  })
+
   test('answers do not depend on threads, also with more threads than cores', async () => {
     for (const weights of ['bf16', 'int8'] as const) {
       const expected = await withModel('nano', { weights, threads: 1 }, answer)

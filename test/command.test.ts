@@ -251,14 +251,16 @@ describe('the other commands', () => {
   })
 
   it('inspect --weights plans one choice of formats; --devices lists what can compute', async () => {
-    const [int4, mixed, devices, json] = await Promise.all([
+    const [int4, mixed, kv, devices, json] = await Promise.all([
       qwen3(['inspect', 'random:qwen3-8b', '--weights', 'int4', '--json']),
       qwen3(['inspect', 'random:qwen3-8b', '--weights', 'int4', '--head-weights', 'int8', '--json']),
+      qwen3(['inspect', 'random:qwen3-8b', '--weights', 'int4', '--kv-cache', 'int8', '--json']),
       qwen3(['inspect', '--devices']),
       qwen3(['inspect', '--devices', '--json']),
     ])
     const weights = (text: string) => JSON.parse(text).memory.map((row: { weightBytes: number }) => row.weightBytes)
     expect(weights(int4.stdout)).toHaveLength(1)
+    expect(JSON.parse(kv.stdout).memory[0].kvBytesPerToken).toBe(2 * 36 * 8 * (128 + 4))
     expect(weights(mixed.stdout)[0]).toBeGreaterThan(weights(int4.stdout)[0])
     expect(devices.stdout).toMatch(/^cpu +\d+ cores, kernels for .*scalar/)
     const { cpu, cuda } = JSON.parse(json.stdout)

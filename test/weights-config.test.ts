@@ -277,6 +277,8 @@ describe('tensors, memory and scaling', () => {
     expect(estimate.kvCacheBytes).toBe(1024 * estimate.kvBytesPerToken)
     expect(estimate.weightBytes / 1e9).toBeCloseTo(1.19, 2)
     expect(estimate.totalBytes).toBe(estimate.weightBytes + estimate.kvCacheBytes)
+    const int8 = estimateMemory({ config }, { contextLength: 1000, weights: 'bf16', kvCache: 'int8' })
+    expect(int8.kvBytesPerToken).toBe(2 * 28 * 8 * (128 + 4))
     for (const contextLength of [0, -1, NaN, 1.5]) {
       expect(() => estimateMemory({ config }, { contextLength, weights: 'bf16', kvCache: 'bf16' })).toThrow(
         /contextLength: expected/,

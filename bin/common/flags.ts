@@ -39,7 +39,7 @@ export interface LoadFlags {
   embeddingWeights?: 'auto' | WeightFormat
   headWeights?: 'auto' | WeightFormat
   weightCache?: boolean | string
-  kvCache?: 'auto' | 'f32' | 'bf16'
+  kvCache?: LoadOptions['kvCache']
   context?: number
   threads?: number
   kvCacheBytes?: number
@@ -59,6 +59,15 @@ export function addWeightFlags(command: Command): Command {
     .addOption(new Option('--head-weights <format>', 'of the output head; default: as --weights').choices(formats))
 }
 
+/** In which format keys and values are kept. */
+export const kvCacheFlag = (): Option =>
+  new Option('--kv-cache <format>', 'format of the KV cache; int8 takes half the memory of bf16').choices([
+    'auto',
+    'f32',
+    'bf16',
+    'int8',
+  ])
+
 /** --model and how to load it. */
 export function addLoadFlags(command: Command): Command {
   command
@@ -70,7 +79,7 @@ export function addLoadFlags(command: Command): Command {
     .option('--isa <level>', 'instruction set of the CPU kernels; default: the best (qwen3 doctor lists them)')
   return addWeightFlags(command)
     .option('--weight-cache [folder]', 'keep packed weights in a file, so that the next load takes no time')
-    .addOption(new Option('--kv-cache <type>', 'element type of the KV cache').choices(['auto', 'f32', 'bf16']))
+    .addOption(kvCacheFlag())
     .option('--kv-cache-bytes <size>', 'size of the KV cache, such as 2G', byteCount)
     .addOption(
       new Option('--rope <mode>', 'long contexts: YaRN per sequence, always, or never').choices([

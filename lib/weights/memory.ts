@@ -1,5 +1,5 @@
 import { Qwen3Error, received } from '../errors'
-import type { NativeWeightFormat, NativeYarn } from '../native'
+import type { NativeKvFormat, NativeWeightFormat, NativeYarn } from '../native'
 import type { ModelDescription } from './describe'
 import { shapeGroups } from './tensors'
 
@@ -17,7 +17,7 @@ export interface MemoryOptions {
   /** Default: as `weights`. */
   embeddingWeights?: NativeWeightFormat
   headWeights?: NativeWeightFormat
-  kvCache: 'f32' | 'bf16'
+  kvCache: NativeKvFormat
   /** Sequences of full length that are kept at once; default 1. */
   sequences?: number
 }
@@ -66,9 +66,15 @@ export function estimateMemory(description: Pick<ModelDescription, 'config'>, op
   if (config.tiedEmbeddings && headWeights !== embeddingWeights) {
     weightBytes += Math.ceil(config.vocab * config.hidden * bytes.head)
   }
-  const kvBytesPerToken = 2 * config.layers * config.kvHeads * config.headDim * (options.kvCache === 'f32' ? 4 : 2)
+  const kvBytesPerToken = 2 * config.layers * config.kvHeads * kvRowBytes(config.headDim, options.kvCache)
   const kvCacheBytes = Math.ceil(contextLength / BLOCK) * BLOCK * sequences * kvBytesPerToken
   return { weightBytes, kvBytesPerToken, kvCacheBytes, totalBytes: weightBytes + kvCacheBytes }
+}
+
+/** One position of one head, keys or values; an int8 row has a scale. */
+function kvRowBytes(headDim: number, format: NativeKvFormat): number {
+  if (format === 'int8') return headDim + 4
+  return headDim * (format === 'f32' ? 4 : 2)
 }
 
 /** Number of parameters; tied embeddings count once. */

@@ -84,6 +84,10 @@ void bad_sources() {
 void bad_programs() {
   Setup s(tiny_config(), 1, DType::kF32);
   CHECK_THROWS(s.backend->create_kv_cache(*s.program, DType::kF16, 4), ErrorCode::kUnsupported);
+  // Every layer's rows: a byte an element, padded to 16 in V, and a scale for each of K and V.
+  const Program& p = *s.program;
+  const int64_t row = (p.head_dim + 3) / 4 * 4 + (p.head_dim + 15) / 16 * 16 + 8;
+  CHECK(s.backend->kv_block_bytes(p, DType::kInt8) == int64_t{p.n_layers} * p.n_kv_heads * 64 * row);
   CHECK_THROWS(s.backend->create_kv_cache(*s.program, DType::kF32, 0), ErrorCode::kInvalidArgument);
   CHECK_THROWS(s.backend->create_kv_cache(*s.program, DType::kF32, int64_t{1} << 40), ErrorCode::kOutOfMemory);
   CHECK_THROWS(s.backend->create_kv_cache(*s.program, DType::kF32, int64_t{1} << 60), ErrorCode::kInvalidArgument);
@@ -178,7 +182,7 @@ int main(int argc, char** argv) {
   bad_options();
   bad_sources();
   bad_programs();
-  for (const DType kv : {DType::kF32, DType::kBF16}) {
+  for (const DType kv : {DType::kF32, DType::kBF16, DType::kInt8}) {
     copies_continue(random, kv);
     for (const WeightFormat format :
          {WeightFormat::kBF16, WeightFormat::kInt8, WeightFormat::kInt4, WeightFormat::kInt4Offset}) {

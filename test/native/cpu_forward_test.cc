@@ -129,6 +129,10 @@ void bf16_against_reference(Random& random, const std::string& level, int32_t gr
               ours, theirs);
 }
 
+const char* kv_name(DType kv) {
+  return kv == DType::kF32 ? "f32" : kv == DType::kBF16 ? "bf16" : "int8";
+}
+
 const char* format_name(WeightFormat format) {
   switch (format) {
     case WeightFormat::kF32:
@@ -144,17 +148,17 @@ const char* format_name(WeightFormat format) {
   }
 }
 
-// Integer formats: the reference holds the same values and rounds activations to the same eight bits. Mostly the two
-// are as close as in f32. Where a last bit of f32 puts an activation on the other side of a tie, that counts for a step
-// of 1 in 127 of a group, which in these small models moves the logits of later rows by up to a few percent; a wrong
-// scale or correction moves all of them by more than their size. The median over rows, because another expert is as
-// right in a row whose router is near a tie. Returns whether no tie mattered.
-bool integers_against_reference(Random& random, const std::string& level, WeightFormat format, bool experts,
-                                int64_t n) {
+// Integer formats, of weights or of the cache: the reference holds the same values and rounds activations to the same
+// eight bits. Mostly the two are as close as in f32. Where a last bit of f32 puts an activation on the other side of a
+// tie, that counts for a step of 1 in 127 of a group, which in these small models moves the logits of later rows by up
+// to a few percent; a wrong scale or correction moves all of them by more than their size. The median over rows,
+// because another expert is as right in a row whose router is near a tie. Returns whether no tie mattered.
+bool integers_against_reference(Random& random, const std::string& level, WeightFormat format, bool experts, int64_t n,
+                                DType kv = DType::kF32) {
   const ModelConfig config = random_config(random, 2, 64, experts);
   const uint64_t weights_seed = random.word();
-  Setup fast(create_cpu_backend(2, level), config, weights_seed, format, DType::kF32);
-  Setup slow(create_reference_backend(), config, weights_seed, format, DType::kF32);
+  Setup fast(create_cpu_backend(2, level), config, weights_seed, format, kv);
+  Setup slow(create_reference_backend(), config, weights_seed, format, kv);
   const std::vector<int32_t> tokens = random.tokens(n, config.vocab);
   const std::vector<float> got = run_sequence(*fast.executable, *fast.program, *fast.cache, tokens);
   const std::vector<float> peer = run_sequence(*slow.executable, *slow.program, *slow.cache, tokens);
@@ -168,9 +172,10 @@ bool integers_against_reference(Random& random, const std::string& level, Weight
   const Vector64 want = ForwardF64(config, random_tensors(weights_seed)).logits(tokens);
   const double rounding = relative_error(peer.data(), want.data(), want.size());
   CHECK_MSG(median < 0.1, level + " " + format_name(format) + " apart " + std::to_string(median));
-  if (format == WeightFormat::kInt8 && !experts) CHECK_MSG(rounding < 0.3, "rounding " + std::to_string(rounding));
-  std::printf("%-10s %-11s experts %2d rows %4d: to the reference %.2e, reference to float64 %.2e\n", level.c_str(),
-              format_name(format), config.n_experts, static_cast<int>(n), median, rounding);
+  if ((format == WeightFormat::kInt8 || format == WeightFormat::kF32) && !experts)
+    CHECK_MSG(rounding < 0.3, "rounding " + std::to_string(rounding));
+  std::printf("%-10s %-11s kv %s experts %2d rows %4d: to the reference %.2e, reference to float64 %.2e\n",
+              level.c_str(), format_name(format), kv_name(kv), config.n_experts, static_cast<int>(n), median, rounding);
   return median < 1e-5;
 }
 
@@ -250,7 +255,7 @@ void schedules_agree(Random& random, const std::string& level, WeightFormat form
     }
   }
   std::printf("%-10s schedules agree: %s, kv %s, group %d, head_dim %d\n", level.c_str(), format_name(format),
-              kv == DType::kF32 ? "f32" : "bf16", group, head_dim);
+              kv_name(kv), group, head_dim);
 }
 
 }  // namespace
@@ -275,9 +280,12 @@ int main(int argc, char** argv) {
       constexpr WeightFormat kFormats[] = {WeightFormat::kF32,  WeightFormat::kBF16,       WeightFormat::kInt8,
                                            WeightFormat::kInt4, WeightFormat::kInt4Offset, WeightFormat::kBF16};
       const WeightFormat format = kFormats[i];
-      schedules_agree(random, level, format, i % 2 ? DType::kF32 : DType::kBF16, groups[i], head_dims[i]);
+      constexpr DType kCaches[] = {DType::kBF16, DType::kF32, DType::kInt8};
+      schedules_agree(random, level, format, kCaches[(i + i / 3) % 3], groups[i], head_dims[i]);
     }
     ++turn;
+    exact += integers_against_reference(random, level, WeightFormat::kF32, false, 130, DType::kInt8);
+    exact += integers_against_reference(random, level, WeightFormat::kF32, true, sanitized ? 5 : 13, DType::kInt8);
     for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4, WeightFormat::kInt4Offset}) {
       exact += integers_against_reference(random, level, format, false, 40);
       exact += integers_against_reference(random, level, format, true, sanitized ? 5 : 13);

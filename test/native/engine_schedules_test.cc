@@ -181,8 +181,9 @@ int main(int argc, char** argv) {
   worlds.push_back(make_world(random, create_cpu_backend(2, "auto"), WeightFormat::kBF16, DType::kBF16, false, 24));
   worlds.push_back(make_world(random, create_reference_backend(), WeightFormat::kBF16, DType::kBF16, true, 16));
   worlds.push_back(make_world(random, create_cpu_backend(2, "auto"), WeightFormat::kF32, DType::kF32, true, 16));
-  worlds.push_back(make_world(random, create_cpu_backend(2, "auto"), WeightFormat::kInt8, DType::kBF16, false, 16));
+  worlds.push_back(make_world(random, create_cpu_backend(2, "auto"), WeightFormat::kInt8, DType::kInt8, false, 16));
   worlds.push_back(make_world(random, create_cpu_backend(2, "auto"), WeightFormat::kInt4, DType::kF32, true, 12));
+  worlds.push_back(make_world(random, create_cpu_backend(2, "auto"), WeightFormat::kBF16, DType::kInt8, true, 12));
   Totals totals;
   for (int64_t i = 0; i < schedules; ++i) {
     Random own(seed(), static_cast<uint64_t>(i) + 1);
