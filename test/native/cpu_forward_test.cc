@@ -284,7 +284,7 @@ int main(int argc, char** argv) {
       schedules_agree(random, level, format, kCaches[(i + i / 3) % 3], groups[i], head_dims[i]);
     }
     ++turn;
-    exact += integers_against_reference(random, level, WeightFormat::kF32, false, 130, DType::kInt8);
+    exact += integers_against_reference(random, level, WeightFormat::kF32, false, sanitized ? 40 : 130, DType::kInt8);
     exact += integers_against_reference(random, level, WeightFormat::kF32, true, sanitized ? 5 : 13, DType::kInt8);
     for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4, WeightFormat::kInt4Offset}) {
       exact += integers_against_reference(random, level, format, false, 40);
