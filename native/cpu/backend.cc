@@ -3,6 +3,7 @@
 #include <new>
 #include <string>
 
+#include "core/checked.h"
 #include "core/status.h"
 #include "cpu/dispatch.h"
 #include "cpu/executable.h"
@@ -62,7 +63,7 @@ class CpuBackend : public Backend {
       throw Error(ErrorCode::kInvalidArgument, "the KV cache needs at least one block", "kvCacheBytes");
     }
     return with_memory(
-        "the KV cache", n_blocks * (kv_block_bytes(program, dtype) >> 10) << 10,
+        "the KV cache", checked_mul(n_blocks, kv_block_bytes(program, dtype)),
         [&]() -> std::unique_ptr<KvCache> { return std::make_unique<CpuKvCache>(program, dtype, n_blocks); });
   }
 
