@@ -12,8 +12,8 @@ import { styled } from './common/terminal'
 /** A problem that needs its steps: guessed at once it is mostly wrong, worked out it is right. */
 const problem = {
   question:
-    'Tom has 24 apples. Day 1: he buys 37. Day 2: he gives away 18. Day 3: he finds 55. Day 4: he loses 29. Day 5: the number doubles. How many apples does Tom have now?',
-  answer: '138',
+    'Anna has 31 apples. Day 1: she buys 47. Day 2: she gives away 19. Day 3: she finds 28. Day 4: she loses 36. Day 5: the number doubles. How many apples does Anna have now?',
+  answer: '102',
 }
 
 interface DemoFlags {
