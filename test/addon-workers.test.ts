@@ -6,7 +6,7 @@ import { type CompiledLibrary, compileLibrary, fixture } from './helpers/library
 import { random } from './helpers/tiny-model'
 
 /** Terminated workers, in all. */
-const ROUNDS = process.env.QWEN3_LONG === '1' ? 10_000 : Number(process.env.QWEN3_WORKERS ?? 1_000)
+const ROUNDS = process.env.QWEN3_LONG === '1' ? 10_000 : Number(process.env.QWEN3_WORKERS ?? 400)
 const AT_ONCE = 3
 
 let library: CompiledLibrary
