@@ -83,7 +83,8 @@ export function table(results: Results): string {
     markers.begin,
     `Tokens per second of this library, their share of what the machine allows, and **how many times ${results.peer}**, both through`,
     `JavaScript with ${results.threads} threads and the same synthetic weights, at equal bits (${formatNames.map((name) => `${name} : ${formats[name]}`).join(', ')}).`,
-    'Medians of alternating runs; the machine is measured around each of them. `npm run bench:cpu` makes the table:',
+    'Medians of one to three alternating pairs of runs (`rounds` in bench/results/cpu-peers.json); the machine is measured around each.',
+    '`npm run bench:cpu` makes the table:',
     '',
   ]
   for (const shape of shapeNames) {
