@@ -122,7 +122,7 @@ if(QWEN3_CUDA_TESTS)
   foreach(source ${QWEN3_CUDA_TEST_SOURCES})
     get_filename_component(name ${source} NAME_WE)
     add_executable(${name} ${source})
-    if(name MATCHES "^cuda_(backend|model|loop)_test$")  # through the library's door, as the addon goes
+    if(name MATCHES "^cuda_(backend|launch|loop|model)_test$")  # through the library's door, as the addon goes
       target_link_libraries(${name} PRIVATE qwen3_engine)
       add_dependencies(${name} qwen3_cuda_emulated_library)
     else()

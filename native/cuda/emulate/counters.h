@@ -14,6 +14,7 @@ namespace qwen3::cuda::emulate {
 // sector in one instruction count it once. A wavefront is one pass over the 32 banks of shared memory.
 struct Counters {
   std::string kernel;
+  bool overlaps_previous = false;  // launched as a programmatic dependent
   int64_t blocks = 0, threads = 0;
   int64_t global_read_bytes = 0, global_written_bytes = 0;
   int64_t global_read_sectors = 0, global_written_sectors = 0;

@@ -122,6 +122,7 @@ void run_grid(const std::string& kernel, Dim3 grid, Dim3 threads, int shared_byt
   Session& session = Session::current();
   Counters counters;
   counters.kernel = kernel;
+  counters.overlaps_previous = overlaps_previous;
   counters.blocks = int64_t{grid.x} * grid.y * grid.z;
   counters.threads = n_threads;
   GridRun({kernel,

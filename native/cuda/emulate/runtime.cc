@@ -163,3 +163,11 @@ extern "C" __attribute__((visibility("default"))) void qwen3_cuda_emulated_count
                             c.synchronisations, c.event_waits,    c.allocations,       c.pinned_allocations};
   std::copy(std::begin(values), std::end(values), out);
 }
+
+// The same: the kernels that this host thread has run since it last asked, in order, those of graphs too.
+extern "C" __attribute__((visibility("default"))) void qwen3_cuda_emulated_launches(
+    void (*visit)(void* context, const char* kernel, int32_t overlaps_previous), void* context) {
+  auto& launches = qwen3::cuda::emulate::Session::current().launches;
+  for (const auto& launch : launches) visit(context, launch.kernel.c_str(), launch.overlaps_previous ? 1 : 0);
+  launches.clear();
+}
