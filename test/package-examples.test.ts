@@ -18,8 +18,9 @@ const expected: Record<string, RegExp> = {
   'quick.mjs': /\b35\b/,
   'speculation.mjs': /^\d+ of [1-9]\d* drafted tokens accepted, \d+ tokens in all\nthe same without: true$/m,
   'streaming.mjs': /\b35\b[\s\S]*stop, thinking ended: natural\n\d+ prompt, [1-9]\d* thinking, [1-9]\d* answer tokens/,
+  // A slow machine may read the first line when the thought is over.
   'thinking-budget.mjs':
-    /\{\} -> [^\n]*natural[\s\S]*stopped: budget[\s\S]*stopped: null[\s\S]*endThinking\(\) -> [^\n]*stopped: requested/,
+    /\{\} -> [^\n]*natural[\s\S]*stopped: budget[\s\S]*stopped: null[\s\S]*endThinking\(\) -> [^\n]*stopped: (requested|natural)/,
   'tokenizer.mjs':
     /^\d+ tokens: [\d ]+\nGröße: 12 \+ 30 ≤ 42 🙂\nas text: ([2-9]|\d\d+) tokens; as a control token: 1$/m,
   'tools.mjs': /^calculator\(\{"expression":"[^"]*"\}\) = 56\n[^\n]*\b56\b/m,

@@ -12,18 +12,27 @@ uint64_t LoopDetector::hash_at(int64_t position) const {
   return hash ^ (hash >> 29);
 }
 
-void LoopDetector::remember(uint64_t hash, int64_t position) {
-  last_[hash & (last_.size() - 1)] = static_cast<int32_t>(position + 1);
+int64_t LoopDetector::remember(int64_t position) {
+  const size_t mask = last_.size() - 1;
+  for (size_t slot = hash_at(position) & mask;; slot = (slot + 1) & mask) {
+    const int64_t previous = last_[slot] - 1;
+    if (previous >= 0 && !same_gram(previous, position)) continue;
+    last_[slot] = static_cast<int32_t>(position + 1);
+    return previous;
+  }
 }
 
-// `previous` is where the newest n-gram stood before, by hash. Counts how far back the two agree; at most kMinTokens
-// tokens, to keep the cost constant, which is enough to judge the shortest cycles at once.
+bool LoopDetector::same_gram(int64_t a, int64_t b) const {
+  return std::equal(&tokens_[a - kGram + 1], &tokens_[a] + 1, &tokens_[b - kGram + 1]);
+}
+
+// `previous` is where the newest n-gram stood before. Counts how far back the two agree; at most kMinTokens tokens, to
+// keep the cost constant, which is enough to judge the shortest cycles at once.
 void LoopDetector::start_candidate(int64_t previous) {
   const int64_t here = static_cast<int64_t>(tokens_.size()) - 1;
   period_ = here - previous;
   run_ = 0;
   while (run_ < kMinTokens && run_ <= previous && tokens_[here - run_] == tokens_[previous - run_]) ++run_;
-  if (run_ < kGram) period_ = 0, run_ = 0;  // another n-gram with the same slot
 }
 
 bool LoopDetector::push(int32_t token) {
@@ -31,17 +40,16 @@ bool LoopDetector::push(int32_t token) {
   const int64_t n = static_cast<int64_t>(tokens_.size());
   if (n > static_cast<int64_t>(last_.size()) / 2) {
     last_.assign(std::max<size_t>(last_.size() * 2, 256), 0);
-    for (int64_t i = kGram - 1; i < n - 1; ++i) remember(hash_at(i), i);
+    for (int64_t i = kGram - 1; i < n - 1; ++i) remember(i);
   }
   if (n < kGram) return false;
-  const uint64_t hash = hash_at(n - 1);
+  const int64_t previous = remember(n - 1);
   if (period_ > 0 && tokens_[n - 1 - period_] == token) {
     ++run_;
   } else {
     period_ = run_ = 0;
-    if (const int32_t slot = last_[hash & (last_.size() - 1)]) start_candidate(slot - 1);
+    if (previous >= 0) start_candidate(previous);
   }
-  remember(hash, n - 1);
   return period_ > 0 && run_ >= 2 * period_ && run_ + period_ >= kMinTokens;
 }
 

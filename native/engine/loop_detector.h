@@ -20,11 +20,13 @@ class LoopDetector {
 
  private:
   void start_candidate(int64_t previous);
-  void remember(uint64_t hash, int64_t position);
+  // Where the n-gram that ends at `position` stood before, -1 = nowhere; from now on it stands at `position`.
+  int64_t remember(int64_t position);
+  bool same_gram(int64_t a, int64_t b) const;
   uint64_t hash_at(int64_t position) const;
 
   std::vector<int32_t> tokens_;
-  std::vector<int32_t> last_;  // direct-mapped by hash: position of the newest such n-gram + 1; 0 = none
+  std::vector<int32_t> last_;  // by hash, linear probing, at most half full: where an n-gram ends last + 1; 0 = free
   int64_t period_ = 0;         // candidate, 0 = none
   int64_t run_ = 0;            // newest tokens that equal the one a period before
 };
