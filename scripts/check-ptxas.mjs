@@ -8,7 +8,6 @@ import { pathToFileURL } from 'node:url'
 /** Names that some kernel of every architecture must contain; `from`: the least architecture that has a body for it. */
 const hot = [
   'decode_kernel',
-  'combine_kernel',
   'prefill_kernel',
   'linear_kernel',
   'stream_kernel',

@@ -158,6 +158,14 @@ const faults = [
     'cuda_attention_test',
   ],
   [
+    'splits joined without a fence',
+    'attention_decode',
+    'attention_decode.cu',
+    /thread_fence\(\); {2}\/\/ what the others wrote/,
+    '',
+    'cuda_attention_test',
+  ],
+  [
     'two tiles write the same rows',
     'linear_hopper',
     'linear_hopper.cu',

@@ -115,11 +115,12 @@ class AttentionBench {
     }
     const AttentionSchedule schedule = schedule_attention(step, heads, false);
     device_sequences_ = upload(schedule.sequences), table_ = upload(schedule.block_table);
-    tiles_ = upload(decode ? schedule.decode : schedule.prefill), combine_ = upload(schedule.combine);
+    tiles_ = upload(decode ? schedule.decode : schedule.prefill);
     n_tiles_ = static_cast<int>(decode ? schedule.decode.size() : schedule.prefill.size());
-    n_combine_ = static_cast<int>(schedule.combine.size());
     partials_ =
         DeviceBuffer(product({std::max(1, schedule.n_partials), static_cast<int64_t>(partial_elements(heads)), 4}));
+    arrived_ = DeviceBuffer(static_cast<size_t>(std::max(1, schedule.n_partials)) * heads.n_kv_heads * 4);
+    fill_bytes(b_.stream, arrived_.as<void>(), 0, arrived_.bytes());
     pool_elements_ = product({n_blocks_, heads.n_kv_heads, 64, heads.head_dim});
     n_caches_ = std::max(1, static_cast<int>((b_.tiny ? 1.0 : kColdBytes) / (4.0 * double(pool_elements_)) + 1));
     cache_ = b_.random_buffer(pool_elements_ * 4 * static_cast<size_t>(n_caches_));
@@ -152,9 +153,8 @@ class AttentionBench {
                              tiles_.as<AttentionTile>(), n_tiles_};
     const Bf16* q = b_.random(i, q_bytes());
     if (decode_) {
-      attention_decode(b_.stream, q, cache, work, heads_, partials_.as<float>(), out_.as<Bf16>());
-      attention_combine(b_.stream, partials_.as<float>(), combine_.as<CombineRow>(), n_combine_, heads_,
-                        out_.as<Bf16>());
+      attention_decode(b_.stream, q, cache, work, heads_, partials_.as<float>(), arrived_.as<int32_t>(),
+                       out_.as<Bf16>());
     } else if (b_.device.hopper && prefill_on_hopper(heads_)) {
       attention_prefill_hopper(b_.stream, q, cache, n_blocks_, work, heads_, sequences_ * rows_, out_.as<Bf16>());
     } else {
@@ -168,8 +168,8 @@ class AttentionBench {
   int rows_, sequences_, keys_;
   int64_t n_blocks_ = 0;
   size_t pool_elements_ = 0;
-  int n_caches_ = 1, n_tiles_ = 0, n_combine_ = 0;
-  DeviceBuffer device_sequences_, table_, tiles_, combine_, partials_, cache_, out_;
+  int n_caches_ = 1, n_tiles_ = 0;
+  DeviceBuffer device_sequences_, table_, tiles_, partials_, arrived_, cache_, out_;
 };
 
 void add_attention(std::vector<Case>& cases, bool tiny) {

@@ -5,8 +5,13 @@
 // with its own K and V buffers (64 KB together at head_dim 128: three blocks a multiprocessor of 228 KB, 192 KB on
 // their way) and no barrier between them until the end. K of the next block is fetched during the softmax, V during the
 // next scores. Positions alone decide which warp sums which keys, so a row's bits do not depend on the other sequences.
+//
+// The splits of a row are joined in the same launch: of every 16 neighbouring ones the block that arrives last joins
+// them, and of those the last joins the groups, so that the 512 splits of 262,144 keys take two joins of 16 and 32
+// results, the first of them beside the other blocks' reads. The order is that of the keys, whoever arrives last.
 
 #include "cuda/attention.h"
+#include "ops/step.h"
 
 namespace qwen3::cuda {
 namespace {
@@ -37,9 +42,150 @@ QWEN3_DEVICE void load_q(Rows<kHeadDim>& rows, const Bf16* q, int group) {
   }
 }
 
+// --- the splits of a row ---
+
+constexpr int kJoined = 16;  // splits of a group; also how many results a lane fetches at a time
+
+template <int N>
+QWEN3_DEVICE void load_columns(const float* from, float (&v)[N]) {
+  if constexpr (N == 4) {
+    const Float4 x = load(reinterpret_cast<const Float4*>(from));
+    v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
+  } else if constexpr (N == 2) {
+    const Float2 x = load(reinterpret_cast<const Float2*>(from));
+    v[0] = x.x, v[1] = x.y;
+  } else {
+    v[0] = load(from);
+  }
+}
+
+template <int N>
+QWEN3_DEVICE void store_columns(float* to, const float (&v)[N]) {
+  if constexpr (N == 4) {
+    store(reinterpret_cast<Float4*>(to), {v[0], v[1], v[2], v[3]});
+  } else if constexpr (N == 2) {
+    store(reinterpret_cast<Float2*>(to), {v[0], v[1]});
+  } else {
+    store(to, v[0]);
+  }
+}
+template <int N>
+QWEN3_DEVICE void store_columns(Bf16* to, const float (&v)[N]) {
+  if constexpr (N == 4) {
+    store(reinterpret_cast<Words2*>(to), {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])});
+  } else if constexpr (N == 2) {
+    store(reinterpret_cast<uint32_t*>(to), pack_bf16(v[0], v[1]));
+  } else {
+    store(to, static_cast<Bf16>(pack_bf16(v[0], 0.0f)));
+  }
+}
+
+// One warp: o = sum_i 2^(m_i - m) o_i, sum = sum_i 2^(m_i - m) l_i over the n results of one q head that lie `stride`
+// floats apart. A lane holds the columns [N lane, N lane + N).
+template <int kHeadDim>
+struct Join {
+  static constexpr int N = kHeadDim / 32;
+  float o[N] = {}, largest = bits_as_f32(0xff800000u), sum = 0;
+
+  QWEN3_DEVICE void add(const float* from, int64_t stride, int n) {
+    const int lane = thread_index().x % 32;
+    for (int begin = 0; begin < n; begin += 32, from += stride * 32) {
+      const int here = n - begin < 32 ? n - begin : 32;
+      Float2 mine{bits_as_f32(0xff800000u), 0};
+      if (lane < here) mine = load(reinterpret_cast<const Float2*>(from + stride * lane + kHeadDim));
+      float next = maximum(largest, mine.x);
+      QWEN3_UNROLL
+      for (int mask = 16; mask > 0; mask /= 2) next = maximum(next, shuffle_xor(next, mask));
+      const float old = exp2_approx(largest - next), weight = exp2_approx(mine.x - next);
+      sum = sum * old + warp_sum(mine.y * weight);
+      largest = next;
+      QWEN3_UNROLL
+      for (int j = 0; j < N; ++j) o[j] *= old;
+      for (int i = 0; i < here; i += kJoined) add_batch(from + stride * i, stride, weight, i, here);
+    }
+  }
+  QWEN3_DEVICE void add_batch(const float* from, int64_t stride, float weight, int i, int here) {
+    const int lane = thread_index().x % 32;
+    float v[kJoined][N] = {};
+    QWEN3_UNROLL
+    for (int u = 0; u < kJoined; ++u) {
+      if (i + u < here) load_columns<N>(from + stride * u + lane * N, v[u]);
+    }
+    QWEN3_UNROLL
+    for (int u = 0; u < kJoined; ++u) {
+      const float w = shuffle(weight, i + u);
+      QWEN3_UNROLL
+      for (int j = 0; j < N; ++j) o[j] += w * v[u][j];
+    }
+  }
+};
+
+// Whether this block is the last of n to come here; then it sees what the others wrote, and the counter is 0 again.
+QWEN3_DEVICE bool last_to_arrive(int32_t* counter, int n) {
+  const auto answer = shared_memory<int32_t>(0);
+  thread_fence();
+  block_sync();  // all have written, and nobody reads this memory any more
+  if (thread_index().x == 0) {
+    const bool last = atomic_add(counter, 1) == n - 1;
+    thread_fence();  // what the others wrote
+    if (last) store(counter, 0);
+    answer.store(0, last ? 1 : 0);
+  }
+  block_sync();
+  return answer.load() == 1;
+}
+
+// Where the results of the q heads of one KV head of one row lie, and where they go.
+struct SplitRow {
+  float* results;  // of split 0, the first q head: [n_splits, n_q_heads, kHeadDim + 8]
+  Bf16* out;       // [group, kHeadDim]
+  int group;
+  int64_t stride;  // between splits
+};
+
+// Joins n results, `step` splits apart from `first` on: into the first one, or into the output.
+template <int kHeadDim>
+QWEN3_DEVICE void join_splits(const SplitRow& row, int first, int step, int n, bool last) {
+  constexpr int N = kHeadDim / 32;
+  const int lane = thread_index().x % 32;
+  for (int r = thread_index().x / 32; r < row.group; r += kWarps) {
+    float* const from = row.results + row.stride * first + r * partial_stride(kHeadDim);
+    Join<kHeadDim> join;
+    join.add(from, row.stride * step, n);
+    warp_sync();  // all lanes have read the first one
+    if (last) {
+      QWEN3_UNROLL
+      for (int j = 0; j < N; ++j) join.o[j] /= join.sum;
+      store_columns<N>(row.out + r * kHeadDim + lane * N, join.o);
+      continue;
+    }
+    store_columns<N>(from + lane * N, join.o);
+    if (lane == 0) store(reinterpret_cast<Float2*>(from + kHeadDim), {join.largest, join.sum});
+  }
+}
+
+// After a split's result was written. Counters: of a group that of its first split, of the row that of split 1.
+template <int kHeadDim>
+QWEN3_DEVICE void join_row(const SplitRow& row, int split, int n_splits, int32_t* counters, int counter_stride) {
+  const int first = split / kJoined * kJoined, left = n_splits - first, n_groups = (n_splits + kJoined - 1) / kJoined;
+  const int n = left < kJoined ? left : kJoined;
+  if (!last_to_arrive(counters + static_cast<int64_t>(first) * counter_stride, n)) return;
+  join_splits<kHeadDim>(row, first, 1, n, n_groups == 1);
+  if (n_groups == 1 || !last_to_arrive(counters + counter_stride, n_groups)) return;
+  join_splits<kHeadDim>(row, 0, kJoined, n_groups, true);
+}
+
+// --- one split ---
+
+struct DecodeOutputs {
+  float* partials;
+  int32_t* arrived;  // [n_partials, n_kv_heads]
+  Bf16* out;
+};
+
 template <int kHeadDim>
 QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
-                              const HeadShape& heads, float* partials, Bf16* out) {
+                              const HeadShape& heads, const DecodeOutputs& outputs) {
   const int thread = thread_index().x, warp = thread / 32, lane = thread % 32;
   const int kv_head = block_index().y, group = heads.n_q_heads / heads.n_kv_heads;
   const AttentionSequence sequence = load(work.sequences + tile.sequence);
@@ -98,6 +244,10 @@ QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const Kv
     }
   }
   block_sync();
+  const bool alone = tile.partial < 0;
+  Bf16* const out = outputs.out + (row * heads.n_q_heads + kv_head * group) * kHeadDim;
+  float* const partial = outputs.partials + (static_cast<int64_t>(tile.partial) * heads.n_q_heads + kv_head * group) *
+                                                partial_stride(kHeadDim);
   for (int i = thread; i < group * (kHeadDim / 2); i += kThreads) {
     const int r = i / (kHeadDim / 2), column = i % (kHeadDim / 2) * 2;
     const float m0 = stats.load(r), m1 = stats.load(16 + r);
@@ -106,54 +256,32 @@ QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const Kv
     const Float2 b = (joined + ((16 + r) * kStride + column)).template as<Float2>().load();
     const float sum = stats.load(kWarps * 16 + r) * w0 + stats.load(kWarps * 16 + 16 + r) * w1;
     const float x = a.x * w0 + b.x * w1, y = a.y * w0 + b.y * w1;
-    const int head = kv_head * group + r;
-    if (tile.partial < 0) {
-      store(reinterpret_cast<uint32_t*>(out + (row * heads.n_q_heads + head) * kHeadDim + column),
-            pack_bf16(x / sum, y / sum));
+    if (alone) {
+      store(reinterpret_cast<uint32_t*>(out + r * kHeadDim + column), pack_bf16(x / sum, y / sum));
       continue;
     }
-    float* to = partials + (static_cast<int64_t>(tile.partial) * heads.n_q_heads + head) * partial_stride(kHeadDim);
-    store(reinterpret_cast<Float2*>(to + column), {x, y});
-    if (column == 0) store(reinterpret_cast<Float2*>(to + kHeadDim), {largest, sum});
+    float* const p = partial + r * partial_stride(kHeadDim);
+    store(reinterpret_cast<Float2*>(p + column), {x, y});
+    if (column == 0) store(reinterpret_cast<Float2*>(p + kHeadDim), {largest, sum});
   }
+  if (alone) return;
+  const int split = tile.key_begin / kSplitSize, n_splits = position / kSplitSize + 1;
+  const int64_t stride = static_cast<int64_t>(heads.n_q_heads) * partial_stride(kHeadDim);
+  join_row<kHeadDim>({partial - stride * split, out, group, stride}, split, n_splits,
+                     outputs.arrived + static_cast<int64_t>(tile.partial - split) * heads.n_kv_heads + kv_head,
+                     heads.n_kv_heads);
 }
 
 template <int kHeadDim>
 QWEN3_KERNEL(kThreads)
-decode_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads, float* partials, Bf16* out) {
+decode_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads, DecodeOutputs to) {
+  grid_dependency_launch();
   const int n_tiles = work.count ? load(work.count) : work.n_tiles;
   grid_dependency_wait();
   for (int i = block_index().x; i < n_tiles; i += work.n_tiles) {
     if (i >= work.n_tiles) block_sync();  // the last tile's sums have been read
-    decode_tile<kHeadDim>(load(work.tiles + i), q, cache, work, heads, partials, out);
+    decode_tile<kHeadDim>(load(work.tiles + i), q, cache, work, heads, to);
   }
-  grid_dependency_launch();
-}
-
-// o = sum_i 2^(m_i - m) o_i / sum_i 2^(m_i - m) l_i, splits ascending. One warp per q head.
-template <int kHeadDim>
-QWEN3_KERNEL(128)
-combine_kernel(const float* partials, const CombineRow* rows, HeadShape heads, Bf16* out) {
-  constexpr int N = kHeadDim / 32;
-  const CombineRow row = load(rows + block_index().x);
-  const int head = block_index().y * 4 + thread_index().x / 32, lane = thread_index().x % 32;
-  if (head >= heads.n_q_heads || row.n_partials == 0) return;
-  grid_dependency_wait();
-  float o[N] = {}, largest = bits_as_f32(0xff800000u), sum = 0;
-  for (int i = 0; i < row.n_partials; ++i) {
-    const float* from =
-        partials + (static_cast<int64_t>(row.partial_begin + i) * heads.n_q_heads + head) * partial_stride(kHeadDim);
-    const Float2 stats = load(reinterpret_cast<const Float2*>(from + kHeadDim));
-    const float next = maximum(largest, stats.x), old = exp2_approx(largest - next),
-                scale = exp2_approx(stats.x - next);
-    sum = sum * old + stats.y * scale;
-    QWEN3_UNROLL
-    for (int j = 0; j < N; ++j) o[j] = o[j] * old + load(from + j * 32 + lane) * scale;
-    largest = next;
-  }
-  Bf16* to = out + (static_cast<int64_t>(row.row) * heads.n_q_heads + head) * kHeadDim;
-  QWEN3_UNROLL
-  for (int j = 0; j < N; ++j) store(to + j * 32 + lane, static_cast<Bf16>(pack_bf16(o[j] / sum, 0.0f)));
 }
 
 }  // namespace
@@ -163,26 +291,17 @@ int partial_elements(const HeadShape& heads) {
 }
 
 void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
-                      const HeadShape& heads, float* partials, Bf16* out) {
+                      const HeadShape& heads, float* partials, int32_t* arrived, Bf16* out) {
   if (work.n_tiles == 0) return;
   const auto run = [&](auto kernel, int copies, int joined) {
-    const LaunchShape shape{{work.n_tiles, heads.n_kv_heads, 1}, {kThreads, 1, 1}, copies > joined ? copies : joined};
-    launch(stream, "attention_decode", kernel, shape, q, cache, work, heads, partials, out);
+    const LaunchShape shape{
+        {work.n_tiles, heads.n_kv_heads, 1}, {kThreads, 1, 1}, copies > joined ? copies : joined, true};
+    launch(stream, "attention_decode", kernel, shape, q, cache, work, heads, DecodeOutputs{partials, arrived, out});
   };
   const auto bytes = [](int stride) { return kWarps * 16 * (stride + 2) * 4; };
   if (heads.head_dim == 128) run(decode_kernel<128>, kWarps * kWarpElements<128> * 2, bytes(kJoinStride<128>));
   if (heads.head_dim == 64) run(decode_kernel<64>, kWarps * kWarpElements<64> * 2, bytes(kJoinStride<64>));
   if (heads.head_dim == 32) run(decode_kernel<32>, kWarps * kWarpElements<32> * 2, bytes(kJoinStride<32>));
-}
-
-void attention_combine(Stream stream, const float* partials, const CombineRow* rows, int n_rows, const HeadShape& heads,
-                       Bf16* out) {
-  if (n_rows == 0) return;
-  const LaunchShape shape{{n_rows, (heads.n_q_heads + 3) / 4, 1}, {128, 1, 1}, 0};
-  const auto run = [&](auto kernel) { launch(stream, "attention_combine", kernel, shape, partials, rows, heads, out); };
-  if (heads.head_dim == 128) run(combine_kernel<128>);
-  if (heads.head_dim == 64) run(combine_kernel<64>);
-  if (heads.head_dim == 32) run(combine_kernel<32>);
 }
 
 }  // namespace qwen3::cuda

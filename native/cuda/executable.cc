@@ -160,6 +160,16 @@ void DeviceExecutable::forget_queue() noexcept {
   queued_ = 0;
 }
 
+// Room for so many partial results of attention; whether anything moved.
+bool DeviceExecutable::reserve_partials(size_t n) {
+  bool any = partials_.reserve(n * static_cast<size_t>(partial_elements(heads_)) * 4);
+  if (arrived_.reserve(n * static_cast<size_t>(heads_.n_kv_heads) * 4)) {
+    fill_bytes(stream_, arrived_.as<void>(), 0, arrived_.bytes());
+    any = true;
+  }
+  return any;
+}
+
 void DeviceExecutable::moved() {
   graphs_.clear();
 }
@@ -171,7 +181,7 @@ void DeviceExecutable::prepare(DeviceCache& cache, int64_t decode_rows) {
   const auto splits = static_cast<size_t>((max_positions_ + kSplitSize - 1) / kSplitSize);
   tables_.reserve(static_cast<int>(max_rows_), std::min(rows * splits, kMostTiles),
                   std::min(rows * blocks, kMostTableBlocks), kAdjustments);
-  partials_.reserve(std::min(rows * splits * static_cast<size_t>(partial_elements(heads_)) * 4, kMostPartialBytes));
+  reserve_partials(std::min(rows * splits, kMostPartialBytes / (static_cast<size_t>(partial_elements(heads_)) * 4)));
   logits_.reserve(rows * static_cast<size_t>(vocab_) * 4);
   moved();
   if (one_class_) return;
@@ -190,10 +200,9 @@ int DeviceExecutable::bucket_of(const qwen3_cuda_batch& batch) const {
 // Room is made while nothing runs: memory that is given back must not be in use.
 void DeviceExecutable::make_room(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket) {
   const auto logits = static_cast<size_t>(std::max(batch.n_logits, bucket)) * static_cast<size_t>(vocab_) * 4;
-  const auto partials = static_cast<size_t>(tables_.n_partials()) * static_cast<size_t>(partial_elements(heads_)) * 4;
   bool any = logits_.reserve(logits);
   try {
-    any |= partials_.reserve(partials);
+    any |= reserve_partials(static_cast<size_t>(tables_.n_partials()));
     any |= tables_.reserve_planned(batch, sampling, bucket);
   } catch (...) {
     moved();

@@ -107,16 +107,11 @@ bool prefill_on_hopper(const HeadShape& heads);
 void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache, int64_t n_blocks,
                               const AttentionWork& work, const HeadShape& heads, int n_rows, Bf16* out);
 // One token per tile and at most kSplitSize keys. partials: f32 [n_partials, n_q_heads, head_dim + 8]: weighted sum,
-// largest score (log2 units), sum of weights, padding.
+// largest score (log2 units), sum of weights, padding. The last blocks to arrive join the splits of a row; arrived: i32
+// [n_partials, n_kv_heads], zero before the first launch, and each leaves it so.
 int partial_elements(const HeadShape& heads);  // of one partial result
 void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
-                      const HeadShape& heads, float* partials, Bf16* out);
-// Joins the partial results of one row, ascending: rows with more than one split. n_partials 0: padding, nothing.
-struct alignas(16) CombineRow {
-  int32_t row, partial_begin, n_partials;
-};
-void attention_combine(Stream stream, const float* partials, const CombineRow* rows, int n_rows, const HeadShape& heads,
-                       Bf16* out);
+                      const HeadShape& heads, float* partials, int32_t* arrived, Bf16* out);
 
 // --- mixture of experts ---
 

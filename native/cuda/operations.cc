@@ -61,8 +61,8 @@ void DeviceExecutable::launch_attention(const qwen3_cuda_op& o, DeviceCache& cac
   } else {
     attention_prefill(stream_, bf16(o.x), layer, view_.prefill, heads_, bf16(o.out));
   }
-  attention_decode(stream_, bf16(o.x), layer, view_.decode, heads_, partials_.as<float>(), bf16(o.out));
-  attention_combine(stream_, partials_.as<float>(), view_.combine, view_.n_combine, heads_, bf16(o.out));
+  attention_decode(stream_, bf16(o.x), layer, view_.decode, heads_, partials_.as<float>(), arrived_.as<int32_t>(),
+                   bf16(o.out));
 }
 
 void DeviceExecutable::launch_linear(const Operation& op) {

@@ -8,7 +8,6 @@ namespace {
 void add_decode(AttentionSchedule& schedule, int32_t sequence, const StepSequence& s, int32_t token) {
   const int32_t n_keys = s.position_begin + token + 1;
   const int32_t n_splits = (n_keys + kSplitSize - 1) / kSplitSize;
-  if (n_splits > 1) schedule.combine.push_back({s.row_begin + token, schedule.n_partials, n_splits});
   for (int32_t i = 0; i < n_splits; ++i) {
     schedule.decode.push_back({sequence, token, 1, i * kSplitSize, std::min((i + 1) * kSplitSize, n_keys),
                                n_splits > 1 ? schedule.n_partials++ : -1});
@@ -25,7 +24,7 @@ void add_prefill(AttentionSchedule& schedule, int32_t sequence, const StepSequen
 }  // namespace
 
 void schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, AttentionSchedule& out) {
-  out.sequences.clear(), out.block_table.clear(), out.prefill.clear(), out.decode.clear(), out.combine.clear();
+  out.sequences.clear(), out.block_table.clear(), out.prefill.clear(), out.decode.clear();
   out.n_partials = 0;
   const int32_t tile_tokens = prefill_tile_tokens(heads);
   for (size_t i = 0; i < sequences.size(); ++i) {

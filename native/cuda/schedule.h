@@ -14,7 +14,6 @@ struct AttentionSchedule {
   std::vector<AttentionSequence> sequences;
   std::vector<int32_t> block_table;  // of all sequences, one after another
   std::vector<AttentionTile> prefill, decode;
-  std::vector<CombineRow> combine;  // decode rows of more than one split
   int32_t n_partials = 0;
 };
 

@@ -77,7 +77,7 @@ StepTables::Layout StepTables::layout(int rows) {
   Layout l{};
   l.tokens = place(l.bytes, n * 4), l.positions = place(l.bytes, n * 4), l.slots = place(l.bytes, n * 4);
   l.ropes = place(l.bytes, n * 4), l.logits_rows = place(l.bytes, n * 4), l.counts = place(l.bytes, 8);
-  l.sequences = place(l.bytes, n * sizeof(AttentionSequence)), l.combine = place(l.bytes, n * sizeof(CombineRow));
+  l.sequences = place(l.bytes, n * sizeof(AttentionSequence));
   l.sampling = place(l.bytes, n * sizeof(SamplingRow));
   return l;
 }
@@ -123,9 +123,6 @@ void StepTables::write_rows(const qwen3_cuda_batch& batch, int rows, int32_t pad
   at<int32_t>(to, l.counts)[0] = n_rows();
   at<int32_t>(to, l.counts)[1] = static_cast<int32_t>(schedule_.decode.size());
   std::copy(schedule_.sequences.begin(), schedule_.sequences.end(), at<AttentionSequence>(to, l.sequences));
-  auto* const combine = at<CombineRow>(to, l.combine);
-  std::copy(schedule_.combine.begin(), schedule_.combine.end(), combine);
-  std::fill(combine + schedule_.combine.size(), combine + rows, CombineRow{0, 0, 0});
 }
 
 void StepTables::write_sampling(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int rows,
@@ -171,7 +168,6 @@ StepView StepTables::view_of(int rows) const {
   v.given = at<int32_t>(base, l.tokens);
   v.rows = {at<int32_t>(base, l.positions), at<int32_t>(base, l.slots), at<int32_t>(base, l.ropes)};
   v.logits_rows = at<int32_t>(base, l.logits_rows);
-  v.combine = at<CombineRow>(base, l.combine);
   v.sampling = at<SamplingRow>(base, l.sampling);
   v.adjustments = adjustments_.device<TokenAdjustment>();
   const auto* const sequences = at<AttentionSequence>(base, l.sequences);
@@ -186,7 +182,6 @@ StepView StepTables::bucket_view(int bucket) const {
   v.ranges = {{0, bucket, true}};
   v.valid_rows = counts;
   v.decode.count = counts + 1, v.decode.n_tiles = std::max(bucket, decode_grid_);
-  v.n_combine = bucket;
   return v;
 }
 
@@ -197,7 +192,6 @@ StepView StepTables::view(const qwen3_cuda_batch& batch, int bucket) const {
   v.ranges = ranges_;
   v.prefill.n_tiles = static_cast<int>(schedule_.prefill.size());
   v.decode.n_tiles = static_cast<int>(schedule_.decode.size());
-  v.n_combine = static_cast<int>(schedule_.combine.size());
   return v;
 }
 

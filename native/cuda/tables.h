@@ -46,8 +46,6 @@ struct StepView {
   const int32_t* logits_rows = nullptr;
   const int32_t* valid_rows = nullptr;  // in a bucket
   AttentionWork prefill{}, decode{};
-  const CombineRow* combine = nullptr;
-  int n_combine = 0;
   const SamplingRow* sampling = nullptr;
   const TokenAdjustment* adjustments = nullptr;
 };
@@ -80,7 +78,7 @@ class StepTables {
  private:
   // Offsets of the arrays that have an entry per row.
   struct Layout {
-    size_t tokens, positions, slots, ropes, logits_rows, counts, sequences, combine, sampling, bytes;
+    size_t tokens, positions, slots, ropes, logits_rows, counts, sequences, sampling, bytes;
   };
   static Layout layout(int rows);
   void write_rows(const qwen3_cuda_batch& batch, int rows, int32_t padding_block, std::byte* to) const;

@@ -88,9 +88,8 @@ int main(int argc, char** argv) {
     return 1;
   }
   const Kernels first{"take_tokens", "rope_rows", "embed"}, last{"rms_norm", "linear_stream", "sample"};
-  const Kernels attention{"rms_norm",         "linear_stream",     "qk_norm_rope_append",
-                          "attention_decode", "attention_combine", "linear_stream",
-                          "rms_norm"};
+  const Kernels attention{"rms_norm",         "linear_stream", "qk_norm_rope_append",
+                          "attention_decode", "linear_stream", "rms_norm"};
   Kernels dense = attention, sparse = attention;
   dense.insert(dense.end(), {"linear_stream", "linear_stream"});
   sparse.insert(sparse.end(), {"moe_route_few", "moe_stream", "moe_stream", "moe_combine"});
