@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -21,6 +22,10 @@ class CpuExecutable : public Executable {
                 std::vector<std::shared_ptr<const Weight>> weights, int64_t max_rows, int64_t max_positions);
 
   void run(const StepBatch& batch, KvCache& cache, float* logits) override;
+  void for_each(int64_t n, const std::function<void(int64_t)>& task) override {
+    pool_->run([&](Team& team) { team.for_each(n, task); });
+  }
+  int host_threads() const override { return pool_->size(); }
   void observe(Observer observer) override { observer_ = std::move(observer); }
   ExpertCounts expert_counts() const override { return expert_counts_; }
 

@@ -79,7 +79,8 @@ StepLoop::StepLoop(std::shared_ptr<const Model> model, std::shared_ptr<Backend> 
       rope_{options.rope, options.yarn.has_value(), model_->config().native_window},
       pool_(parts_.n_blocks, options.prefix_cache),
       scheduler_(pool_, *parts_.cache, scheduler_options(options, model_->config())),
-      sampler_(model_->config().vocab) {
+      samplers_(static_cast<size_t>(std::min<int64_t>(parts_.executable->host_threads(), options.max_sequences)),
+                Sampler(model_->config().vocab)) {
   for (const auto& weight : model_->weights()) weight_bytes_ += static_cast<int64_t>(weight->bytes);
   if (options.poison_blocks) {
     for (int32_t block = 0; block < parts_.n_blocks; ++block) parts_.cache->poison_block(block);
@@ -237,8 +238,8 @@ void StepLoop::take_scores(Sequence& s, const PlanEntry& entry) {
     const int64_t position = s.computed - entry.n_rows + i;
     if (position < static_cast<int64_t>(s.values.size())) continue;  // scored before a preemption
     const float* const logits = logits_row(entry.first_logit + i);
-    sampler_.require_finite(logits);
-    s.values.push_back(sampler_.logprob(logits, s.tokens[static_cast<size_t>(position) + 1], 0).logprob);
+    samplers_[0].require_finite(logits);
+    s.values.push_back(samplers_[0].logprob(logits, s.tokens[static_cast<size_t>(position) + 1], 0).logprob);
   }
   if (s.computed == s.size()) finish(s, FinishReason::kStop);
 }
@@ -253,7 +254,7 @@ void StepLoop::take_logits(Sequence& s, const StepPlan& plan, const PlanEntry& e
   }
   if (s.request().want_prompt_logits) {
     float* const logits = logits_row(entry.first_logit);
-    sampler_.require_finite(logits);
+    samplers_[0].require_finite(logits);
     s.values.assign(logits, logits + vocab_);
     return finish(s, FinishReason::kStop);
   }
@@ -267,29 +268,13 @@ void StepLoop::take_logits(Sequence& s, const StepPlan& plan, const PlanEntry& e
   sample(s, entry.first_logit + entry.n_draft, -1, now);
 }
 
-// What may not be drawn next, into banned_.
-void StepLoop::find_banned(const Sequence& s) {
-  banned_.clear();
-  const SegmentPlan& segments = s.request().segments;
-  if (s.machine.bans_think_open() && segments.think_open >= 0) banned_.push_back(segments.think_open);
-  if (s.machine.bans_empty_answer()) {
-    banned_.push_back(segments.think_close);
-    for (const int32_t id : s.request().eos) {
-      if (s.is_eos(id)) banned_.push_back(id);
-    }
-  }
-}
-
 bool StepLoop::sample(Sequence& s, int64_t row, int32_t draft, double now) {
   TokenLogprob logprob;
-  int32_t token;
-  if (drawn_.empty()) {
-    find_banned(s);
-    token = sampler_.sample(logits_row(row), s.request().sampling, s.counts, banned_, static_cast<uint64_t>(s.size()),
-                            &logprob);
-  } else {
-    token = drawn_[static_cast<size_t>(row)];
-    if (token < 0) Sampler::refuse_broken_logits();
+  int32_t token = take_drawn(row, logprob);
+  if (token == kNotDrawn) {
+    find_banned(s, banned_);
+    token = samplers_[0].sample(logits_row(row), s.request().sampling, s.counts, banned_,
+                                static_cast<uint64_t>(s.size()), &logprob);
   }
   if (s.first_token_ms < 0) s.first_token_ms = now;
   ++generated_tokens_;

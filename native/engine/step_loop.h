@@ -75,7 +75,8 @@ class StepLoop {
   // One token, and what follows from it. `draft`: the token guessed for this place, -1 = none. True when it was guessed
   // right, the sequence goes on and nothing was forced: the next row of logits counts too.
   bool sample(Sequence& sequence, int64_t row, int32_t draft, double now);
-  void find_banned(const Sequence& sequence);
+  int32_t take_drawn(int64_t row, TokenLogprob& logprob);
+  void find_banned(const Sequence& sequence, std::vector<int32_t>& banned) const;
   void append_forced(Sequence& sequence, SegmentMachine::Close close);
   void close_thinking(Sequence& sequence, SegmentMachine::Close close);
   void rescale_outgrown();
@@ -85,6 +86,15 @@ class StepLoop {
   // A step that could not be run for want of memory has changed nothing: the youngest gives way, the others go on.
   void refuse_step(const StepPlan& plan, const Error& error);
   void take_entries(const StepPlan& plan, double now);
+
+  // step_draws.cc: tokens that the host draws, a step's rows on several threads.
+  struct Draw {
+    const Sequence* sequence;
+    int64_t row;
+    std::vector<int32_t> banned;
+  };
+  void draw_rows(const StepPlan& plan);
+  void draw_row(const Draw& draw, Sampler& sampler);
 
   // step_queue.cc: steps whose tokens the device draws.
   struct QueuedStep {
@@ -114,12 +124,15 @@ class StepLoop {
   BlockPool pool_;
   Scheduler scheduler_;
   StepCost cost_;
-  Sampler sampler_;
-  std::vector<float> logits_;  // [n_logits, vocab], grows to the largest step
-  // Tokens that the device drew for the step that is being taken, per row of logits; empty: logits_ hold.
+  std::vector<Sampler> samplers_;  // one a thread that draws, at least one
+  std::vector<float> logits_;      // [n_logits, vocab], grows to the largest step
+  // Per row of logits of the step that is being taken: the token that was drawn already, or one of those below.
   std::vector<int32_t> drawn_;
-  std::deque<QueuedStep> queue_;  // on the device, oldest first: at most two, between steps at most one
-  double taken_ms_ = 0;           // when the last step was taken
+  static constexpr int32_t kBrokenLogits = -1, kNoMemory = -2, kNotDrawn = -3;
+  std::vector<TokenLogprob> drawn_logprobs_;  // where the host has drawn
+  std::vector<Draw> draws_;                   // the first n are in use: their memory is kept
+  std::deque<QueuedStep> queue_;              // on the device, oldest first: at most two, between steps at most one
+  double taken_ms_ = 0;                       // when the last step was taken
   std::vector<RowSampling> sampling_;
   std::vector<LogitAdjustment> adjustments_;
   std::vector<std::pair<size_t, size_t>> adjusted_;  // of each row: first and last + 1 of adjustments_

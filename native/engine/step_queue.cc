@@ -37,7 +37,7 @@ void StepLoop::start_step() {
   ++steps_;
   const double now = clock_ms_();
   if (plan.decodes_only) cost_.observe(static_cast<int64_t>(plan.tokens.size()), now - begin);
-  drawn_.clear();
+  draw_rows(plan);
   take_entries(plan, now);
 }
 
@@ -62,7 +62,7 @@ bool StepLoop::sample_entry(const PlanEntry& entry, bool ahead) {
   // What penalties see and what is banned may change with each token.
   if (entry.n_draft > 0 && s.counts.active()) return false;
   if ((entry.n_draft > 0 || ahead) && s.machine.bans_empty_answer()) return false;
-  find_banned(s);
+  find_banned(s, banned_);
   const size_t begin = adjustments_.size();
   if (!s.counts.adjustments(p, banned_, adjustments_)) return false;
   RowSampling row{p.temperature,        p.top_p, p.min_p, p.top_k,  p.presence_penalty,         p.frequency_penalty,
@@ -100,6 +100,7 @@ void StepLoop::collect_step() {
   const QueuedStep step = std::move(queue_.front());
   queue_.pop_front();
   drawn_.resize(step.plan.logits_rows.size());
+  drawn_logprobs_.clear();
   try {
     parts_.executable->collect(drawn_);
   } catch (const std::exception& failure) {

@@ -77,6 +77,12 @@ class Executable {
   // Waits for the oldest queued step and gives the tokens that it drew, one per logits row; -1: its logits were not
   // finite numbers. After an error nothing is queued any more.
   virtual void collect(std::span<int32_t> tokens);
+  // For work of the host between two steps: task(i) for i in [0, n), each once, on the threads that run the steps, the
+  // caller among them. `task` must not throw.
+  virtual void for_each(int64_t n, const std::function<void(int64_t)>& task) {
+    for (int64_t i = 0; i < n; ++i) task(i);
+  }
+  virtual int host_threads() const { return 1; }  // how many tasks of for_each run at a time
   // During every later run, `observer` is called after each operation but logits with its Program::op_names entry and
   // the buffer that it wrote (host f32 copy, [n_rows, cols]). For parity tests; null switches it off.
   using Observer = std::function<void(std::string_view name, int64_t rows, int64_t cols, const float* values)>;
