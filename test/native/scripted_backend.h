@@ -6,6 +6,7 @@
 
 #include <stdexcept>
 
+#include "core/thread_pool.h"
 #include "model/model.h"
 #include "testing.h"
 
@@ -74,8 +75,13 @@ class ScriptedExecutable final : public Executable {
     }
   }
   void observe(Observer) override {}
+  void for_each(int64_t n, const std::function<void(int64_t)>& task) override {
+    pool_.run([&](ThreadPool::Team& team) { team.for_each(n, task); });
+  }
+  int host_threads() const override { return pool_.size(); }
 
  private:
+  ThreadPool pool_{2};
   Script& script_;
   int32_t vocab_;
   int64_t max_rows_;
