@@ -44,7 +44,8 @@ QWEN3_DEVICE void load_q(Rows<kHeadDim>& rows, const Bf16* q, int group) {
 
 // --- the splits of a row ---
 
-constexpr int kJoined = 16;  // splits of a group; also how many results a lane fetches at a time
+constexpr int kJoined = 16;  // splits of a group
+constexpr int kFetched = 8;  // results on their way to a lane
 
 template <int N>
 QWEN3_DEVICE void load_columns(const float* from, float (&v)[N]) {
@@ -101,18 +102,18 @@ struct Join {
       largest = next;
       QWEN3_UNROLL
       for (int j = 0; j < N; ++j) o[j] *= old;
-      for (int i = 0; i < here; i += kJoined) add_batch(from + stride * i, stride, weight, i, here);
+      for (int i = 0; i < here; i += kFetched) add_batch(from + stride * i, stride, weight, i, here);
     }
   }
   QWEN3_DEVICE void add_batch(const float* from, int64_t stride, float weight, int i, int here) {
     const int lane = thread_index().x % 32;
-    float v[kJoined][N] = {};
+    float v[kFetched][N] = {};
     QWEN3_UNROLL
-    for (int u = 0; u < kJoined; ++u) {
+    for (int u = 0; u < kFetched; ++u) {
       if (i + u < here) load_columns<N>(from + stride * u + lane * N, v[u]);
     }
     QWEN3_UNROLL
-    for (int u = 0; u < kJoined; ++u) {
+    for (int u = 0; u < kFetched; ++u) {
       const float w = shuffle(weight, i + u);
       QWEN3_UNROLL
       for (int j = 0; j < N; ++j) o[j] += w * v[u][j];
@@ -273,7 +274,7 @@ QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const Kv
 }
 
 template <int kHeadDim>
-QWEN3_KERNEL(kThreads)
+QWEN3_KERNEL_OF(kThreads, 3)
 decode_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads, DecodeOutputs to) {
   grid_dependency_launch();
   const int n_tiles = work.count ? load(work.count) : work.n_tiles;

@@ -3,8 +3,8 @@
 // A block owns 128 rows: 128 / group tokens times the q heads of one KV head, so that K and V are read once for the
 // whole group and the causal edge wastes little. Eight warps of 16 rows; scores, weights and output stay in registers.
 // K and V tiles of 64 keys (one cache block, contiguous) come by cp.async into two stages, 64 KB at head_dim 128: the
-// next tile is on its way during the products, and two blocks fit a multiprocessor of 164 KB or more. Q passes through
-// the second stage before it is needed for keys.
+// next tile is on its way during the products. Registers (Q, output and scores are 128 of 234) allow one block of eight
+// warps a multiprocessor. Q passes through the second stage before it is needed for keys.
 
 #include "cuda/attention.h"
 
@@ -112,7 +112,7 @@ void attention_prefill(Stream stream, const Bf16* q, const KvLayer& cache, const
                        const HeadShape& heads, Bf16* out) {
   if (work.n_tiles == 0) return;
   const auto run = [&](auto kernel, int stage_elements) {
-    const LaunchShape shape{{work.n_tiles, heads.n_kv_heads, 1}, {kThreads, 1, 1}, stage_elements * 2 * 2};
+    const LaunchShape shape{{work.n_tiles, heads.n_kv_heads, 1}, {kThreads, 1, 1}, stage_elements * 2 * 2, true};
     launch(stream, "attention_prefill", kernel, shape, q, cache, work, heads, out);
   };
   if (heads.head_dim == 128) run(prefill_kernel<128>, kStage<128>);

@@ -326,7 +326,7 @@ void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache
   const Maps maps{encode_tensor_map(s), describe_cache(cache.keys, cache_rows),
                   describe_cache(cache.values, cache_rows)};
   const LaunchShape grid{
-      {work.n_tiles, heads.n_kv_heads, 1}, {kThreads, 1, 1}, kBarrierBytes + (1 + 2 * kStages) * 2 * kHalf * 2};
+      {work.n_tiles, heads.n_kv_heads, 1}, {kThreads, 1, 1}, kBarrierBytes + (1 + 2 * kStages) * 2 * kHalf * 2, true};
   launch(stream, "attention_prefill_hopper", prefill_hopper_kernel, grid, maps, work, heads, cache_rows, out);
 }
 

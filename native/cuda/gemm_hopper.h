@@ -90,13 +90,29 @@ QWEN3_DEVICE int held_row() {
   return (thread / 128 - 1) * 64 + thread / 32 % 4 * 16 + thread % 32 / 4;
 }
 
-// 16 neighbouring bf16 of a row that four lanes hold as word(0) (two of the first eight each) and word(1): they
-// exchange words so that each stores 8 bytes, a whole sector together. Every lane of the warp calls it.
-QWEN3_DEVICE void store_sector(Bf16* to, uint32_t word0, uint32_t word1, bool inside) {
-  const int lane = thread_index().x % 32, t = lane % 4, from = lane - t + t % 2 * 2;
-  const uint32_t low0 = shuffle(word0, from), low1 = shuffle(word1, from);
-  const uint32_t high0 = shuffle(word0, from + 1), high1 = shuffle(word1, from + 1);
-  if (inside) store(reinterpret_cast<Words2*>(to + t * 4), t < 2 ? Words2{low0, high0} : Words2{low1, high1});
+// Results go from registers to memory in 16 bytes a lane: eight rows of 64 bytes a store, whole sectors, and half the
+// stores of the 4 or 8 bytes that a lane holds together. Through shared memory and TMA it would be the same sectors,
+// and a buffer beside 192 KB of stages is a quarter of a tile of f32: its warps would wait for three quarters of the
+// tile to leave through the same 64 bytes a cycle.
+//
+// 32 neighbouring bf16 of a row, of which four lanes hold w[i] (two of the i-th eight each): lane t stores the t-th
+// eight, where `inside`. Every lane of the warp calls it.
+QWEN3_DEVICE void store_quad(Bf16* to, const uint32_t (&w)[4], bool inside) {
+  const int t = thread_index().x % 4;
+  const bool high = t & 2, odd = t & 1;
+  // Of the pair of eights that is to be in this half of the lanes: what the lower and the upper half held.
+  const uint32_t r0 = shuffle_xor(high ? w[0] : w[2], 2), r1 = shuffle_xor(high ? w[1] : w[3], 2);
+  const uint32_t low0 = high ? r0 : w[0], low1 = high ? r1 : w[1], high0 = high ? w[2] : r0, high1 = high ? w[3] : r1;
+  const uint32_t s0 = shuffle_xor(odd ? low0 : low1, 1), s1 = shuffle_xor(odd ? high0 : high1, 1);
+  const Words4 words = odd ? Words4{s0, low1, s1, high1} : Words4{low0, s0, high0, s1};
+  if (inside) store(reinterpret_cast<Words4*>(to + t * 8), words);
+}
+
+// Of two neighbouring eights of f32, a and b, a lane holds two columns each: even lanes get four of a, odd ones of b.
+QWEN3_DEVICE Float4 join_pairs(Float2 a, Float2 b) {
+  const bool odd = thread_index().x & 1;
+  const float x = shuffle_xor(odd ? a.x : b.x, 1), y = shuffle_xor(odd ? a.y : b.y, 1);
+  return odd ? Float4{x, y, b.x, b.y} : Float4{a.x, a.y, x, y};
 }
 
 // A thread's two columns of a group of 8, of row g + 8 h, as bf16. gated: the group-th 8 of silu(gate) * up, which come

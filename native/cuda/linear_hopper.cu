@@ -1,27 +1,16 @@
 // out = x W^T for many rows on sm_90a: TMA, wgmma, persistent blocks. See gemm_hopper.h for the tiling.
 //
-// One producer thread fetches both operands by TMA. Blocks walk the tiles in columns of kGroup row tiles, which share
-// weights in L2.
+// One producer thread fetches both operands by TMA. Blocks walk the tiles in bands of rows that share weights in L2.
 
 #include "cuda/gemm_hopper.h"
+#include "cuda/tile_grid.h"
 
 namespace qwen3::cuda {
 namespace {
 
 using namespace hopper;
 
-constexpr int kGroup = 8;
-
-struct TileGrid {
-  int rows, columns;
-  QWEN3_DEVICE int count() const { return rows * columns; }
-  QWEN3_DEVICE void locate(int tile, int& row, int& column) const {
-    const int band = tile / (kGroup * columns), first = band * kGroup;
-    const int height = rows - first < kGroup ? rows - first : kGroup;
-    const int inside = tile - first * columns;
-    row = first + inside % height, column = inside / height;
-  }
-};
+constexpr int kBand = 16;  // of 132 blocks
 
 QWEN3_DEVICE void produce(const TensorMap& x, const TensorMap& weight, const TileGrid& grid, int k_tiles) {
   const Barriers barriers;
@@ -39,24 +28,31 @@ QWEN3_DEVICE void produce(const TensorMap& x, const TensorMap& weight, const Til
   }
 }
 
+// The 64 columns from group j0 of eight on, of row g + 8 h. What is added to is fetched before anything is written.
+QWEN3_DEVICE void write_f32_part(const Accumulator& acc, float* to, int j0, int h, int columns, bool add) {
+  const int t = thread_index().x % 4, first = (j0 + t % 2) * 8 + t / 2 * 4;
+  Float4 old[4] = {};
+  QWEN3_UNROLL
+  for (int u = 0; u < 4; ++u) {
+    if (add && first + u * 16 < columns) old[u] = load(reinterpret_cast<const Float4*>(to + first + u * 16));
+  }
+  QWEN3_UNROLL
+  for (int u = 0; u < 4; ++u) {
+    const int a = (j0 + u * 2) * 4 + h * 2, b = a + 4;
+    const Float4 v = join_pairs({acc.get(a), acc.get(a + 1)}, {acc.get(b), acc.get(b + 1)});
+    if (first + u * 16 >= columns) continue;
+    store(reinterpret_cast<Float4*>(to + first + u * 16),
+          {v.x + old[u].x, v.y + old[u].y, v.z + old[u].z, v.w + old[u].w});
+  }
+}
+
 QWEN3_DEVICE void write_f32(const Accumulator& acc, float* out, int64_t row, int n_rows, int n, int column0, bool add) {
-  const int t = thread_index().x % 4;
   QWEN3_UNROLL
   for (int h = 0; h < 2; ++h) {
-    if (row + h * 8 >= n_rows) continue;
-    float* to = out + (row + h * 8) * n;
+    const int columns = row + h * 8 < n_rows ? n - column0 : 0;
+    float* const to = out + (row + h * 8) * n + column0;
     QWEN3_UNROLL
-    for (int j = 0; j < kN / 8; ++j) {
-      const int column = column0 + j * 8 + t * 2;
-      if (column >= n) continue;
-      auto* p = reinterpret_cast<Float2*>(to + column);
-      Float2 v{acc.get(j * 4 + h * 2), acc.get(j * 4 + h * 2 + 1)};
-      if (add) {
-        const Float2 old = load(p);
-        v = {v.x + old.x, v.y + old.y};
-      }
-      store(p, v);
-    }
+    for (int j0 = 0; j0 < kN / 8; j0 += 8) write_f32_part(acc, to, j0, h, columns, add);
   }
 }
 
@@ -66,9 +62,11 @@ QWEN3_DEVICE void write_gated(const Accumulator& acc, Bf16* out, int64_t row, in
   for (int h = 0; h < 2; ++h) {
     Bf16* to = out + (row + h * 8) * (n / 2) + column0 / 2;
     QWEN3_UNROLL
-    for (int i = 0; i < kN / 32; ++i) {
-      const bool inside = row + h * 8 < n_rows && column0 / 2 + i * 16 + t * 4 < n / 2;
-      store_sector(to + i * 16, gated_pair(acc, i * 2, h), gated_pair(acc, i * 2 + 1, h), inside);
+    for (int i = 0; i < kN / 64; ++i) {
+      const bool inside = row + h * 8 < n_rows && column0 / 2 + i * 32 + t * 8 < n / 2;
+      const uint32_t words[4] = {gated_pair(acc, i * 4, h), gated_pair(acc, i * 4 + 1, h),
+                                 gated_pair(acc, i * 4 + 2, h), gated_pair(acc, i * 4 + 3, h)};
+      store_quad(to + i * 32, words, inside);
     }
   }
 }
@@ -92,7 +90,7 @@ QWEN3_DEVICE void consume(const TileGrid& grid, int k_tiles, const LinearShape& 
 
 QWEN3_KERNEL(kThreads)
 linear_hopper_kernel(QWEN3_GRID_CONSTANT const TensorMap x, QWEN3_GRID_CONSTANT const TensorMap weight,
-                     LinearShape shape, void* out, Output output) {
+                     LinearShape shape, TileGrid grid, void* out, Output output) {
   const Barriers barriers;
   if (thread_index().x == 0) {
     tma_prefetch(x), tma_prefetch(weight);
@@ -100,7 +98,6 @@ linear_hopper_kernel(QWEN3_GRID_CONSTANT const TensorMap x, QWEN3_GRID_CONSTANT 
   }
   block_sync();
   grid_dependency_wait();
-  const TileGrid grid{(shape.n_rows + kM - 1) / kM, (shape.n + kN - 1) / kN};
   const int k_tiles = (shape.k + kK - 1) / kK;
   if (thread_index().x < 128) {
     set_max_registers_down<kProducerRegisters>();
@@ -116,11 +113,12 @@ linear_hopper_kernel(QWEN3_GRID_CONSTANT const TensorMap x, QWEN3_GRID_CONSTANT 
 
 void linear_hopper(Stream stream, const LinearOperands& o, const LinearShape& shape, Output output,
                    int multiprocessors) {
-  const int tiles = ((shape.n_rows + kM - 1) / kM) * ((shape.n + kN - 1) / kN);
-  const LaunchShape grid{
+  const TileGrid grid{(shape.n_rows + kM - 1) / kM, (shape.n + kN - 1) / kN, kBand};
+  const int tiles = grid.rows * grid.columns;
+  const LaunchShape launch_shape{
       {tiles < multiprocessors ? tiles : multiprocessors, 1, 1}, {kThreads, 1, 1}, kSharedBytes, true};
-  launch(stream, "linear_hopper", linear_hopper_kernel, grid, describe_matrix(o.x, shape.n_rows, shape.k, kM),
-         describe_matrix(o.weight, shape.n, shape.k, kN), shape, o.out, output);
+  launch(stream, "linear_hopper", linear_hopper_kernel, launch_shape, describe_matrix(o.x, shape.n_rows, shape.k, kM),
+         describe_matrix(o.weight, shape.n, shape.k, kN), shape, grid, o.out, output);
 }
 
 }  // namespace qwen3::cuda

@@ -151,7 +151,7 @@ QWEN3_DEVICE void produce_gathered(const Product& p, int k_tiles) {
 template <bool kGateUp>
 QWEN3_DEVICE void write_tile(const Accumulator& acc, const Product& p, const Tile& tile) {
   const int t = thread_index().x % 4, n = kGateUp ? p.n / 2 : p.n, column0 = kGateUp ? tile.column0 / 2 : tile.column0;
-  constexpr int kSectors = (kGateUp ? kN / 2 : kN) / 16;
+  constexpr int kQuads = (kGateUp ? kN / 2 : kN) / 32;
   QWEN3_UNROLL
   for (int h = 0; h < 2; ++h) {
     const int row = held_row() + h * 8;
@@ -160,13 +160,12 @@ QWEN3_DEVICE void write_tile(const Accumulator& acc, const Product& p, const Til
     if (!kGateUp) out_row = row_inside ? load(p.order + tile.begin + row) : 0;
     Bf16* to = p.out + out_row * n + column0;
     QWEN3_UNROLL
-    for (int i = 0; i < kSectors; ++i) {
-      const bool inside = row_inside && column0 + i * 16 + t * 4 < n;
-      if constexpr (kGateUp) {
-        store_sector(to + i * 16, gated_pair(acc, i * 2, h), gated_pair(acc, i * 2 + 1, h), inside);
-      } else {
-        store_sector(to + i * 16, plain_pair(acc, i * 2, h), plain_pair(acc, i * 2 + 1, h), inside);
-      }
+    for (int i = 0; i < kQuads; ++i) {
+      const bool inside = row_inside && column0 + i * 32 + t * 8 < n;
+      uint32_t words[4];
+      QWEN3_UNROLL
+      for (int u = 0; u < 4; ++u) words[u] = kGateUp ? gated_pair(acc, i * 4 + u, h) : plain_pair(acc, i * 4 + u, h);
+      store_quad(to + i * 32, words, inside);
     }
   }
 }

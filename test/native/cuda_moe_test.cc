@@ -222,21 +222,31 @@ void test_layer(Random& random, Path path) {
 }
 
 // Loads as Zipf's law has them, hidden and ffn scaled down: matrix FLOPs at most 1.02 times the rows rounded up to 64
-// per expert; weights of unused experts are never read.
-void test_counts(Random& random, Path path) {
-  const MoeShape shape{384, path == Path::kHopper ? 256 : 128, 128, 32, 4, true};
+// per expert; weights of unused experts are never read. QWEN3_LONG takes the 4,096 tokens x 8 over 128 experts of the
+// bar; hidden and ffn are as small as whole tiles allow.
+void test_counts(Random& random, Path path, bool whole) {
+  const MoeShape shape{whole ? 4096 : 384,
+                       path == Path::kHopper ? 256 : 128,
+                       path == Path::kHopper ? 128 : 64,
+                       whole ? 128 : 32,
+                       whole ? 8 : 4,
+                       true};
   Layer layer(random, shape);
+  const double used = shape.n_experts - 2;
   for (int r = 0; r < shape.n_rows; ++r) {
     std::set<int32_t> chosen;
-    while (chosen.size() < 4) chosen.insert(static_cast<int32_t>(std::min(29.0, std::pow(31.0, random.uniform()) - 1)));
-    std::copy(chosen.begin(), chosen.end(), layer.ids.data() + size_t(r) * 4);
+    while (chosen.size() < size_t(shape.top_k)) {
+      chosen.insert(static_cast<int32_t>(std::min(used - 1, std::pow(used + 1, random.uniform()) - 1)));
+    }
+    std::copy(chosen.begin(), chosen.end(), layer.ids.data() + size_t(r) * shape.top_k);
   }
   for (float& share : layer.shares) share = 0.25f;
   moe_sort(nullptr, layer.ids.data(), shape, layer.order.data(), layer.offsets.data(), layer.load.data());
-  CHECK(layer.load[30] == 0 && layer.load[31] == 0);
+  const int unused[] = {shape.n_experts - 2, shape.n_experts - 1};
+  CHECK(layer.load[unused[0]] == 0 && layer.load[unused[1]] == 0);
   int64_t rounded = 0;
   for (int e = 0; e < shape.n_experts; ++e) rounded += (layer.load[e] + 63) / 64 * 64;
-  for (const int e : {30, 31}) {  // reading them would be a fault
+  for (const int e : unused) {  // reading them would be a fault
     layer.gate_up_of[e] = layer.down_of[e] = nullptr;
     layer.gate_up_maps[e] = layer.down_maps[e] = TensorMap{};
   }
@@ -245,8 +255,9 @@ void test_counts(Random& random, Path path) {
   int64_t flops = 0, conflicts = 0;
   for (const auto& c : emulate::Session::current().launches) flops += c.matrix_flops, conflicts += c.bank_conflicts;
   const double minimum = double(rounded) * 2 * (2.0 * shape.ffn * shape.hidden + double(shape.ffn) * shape.hidden);
-  std::printf("%s: FLOPs %.3f of rows rounded up to 64, %lld conflicts\n", last().kernel.c_str(),
-              double(flops) / minimum, static_cast<long long>(conflicts));
+  std::printf("%s, %d tokens x %d over %d: FLOPs %.3f of rows rounded up to 64, %lld conflicts\n",
+              last().kernel.c_str(), shape.n_rows, shape.top_k, shape.n_experts, double(flops) / minimum,
+              static_cast<long long>(conflicts));
   CHECK(double(flops) <= 1.02 * minimum);
   CHECK(conflicts == 0);
 }
@@ -285,7 +296,8 @@ void test_router_counts(Random& random) {
 
 int main(int argc, char** argv) {
   Run run(argc, argv);
-  const int repeats = whole_suite(argc, argv) ? 20 : 2;
+  const bool whole = whole_suite(argc, argv);
+  const int repeats = whole ? 20 : 2;
   uint64_t stream = 0;
   on_every_schedule([&] {
     Random random(seed(), stream++);
@@ -297,8 +309,8 @@ int main(int argc, char** argv) {
   });
   if (!kCounted) return run.finish();
   Random random(seed(), 1000);
-  without_faults([&] { test_counts(random, Path::kTiles); });
-  without_faults([&] { test_counts(random, Path::kHopper); });
+  without_faults([&] { test_counts(random, Path::kTiles, whole); });
+  without_faults([&] { test_counts(random, Path::kHopper, whole); });
   without_faults([&] { test_stream_counts(random); });
   without_faults([&] { test_router_counts(random); });
   return run.finish();

@@ -107,8 +107,10 @@ void test_linear(Random& random, Path path, Output output) {
                                 gathered ? gather.data() : nullptr};
   if (hopper) {
     linear_hopper(nullptr, operands, {rows, n, k}, output, static_cast<int>(random.between(1, 4)));
+  } else if (streaming) {
+    linear_stream(nullptr, operands, {rows, n, k}, output);
   } else {
-    (streaming ? linear_stream : linear)(nullptr, operands, {rows, n, k}, output);
+    linear(nullptr, operands, {rows, n, k}, output);
   }
   const std::string name = last().kernel;
   std::vector<double> got, want;
@@ -151,6 +153,28 @@ void test_hopper_counts(Random& random) {
   CHECK(last().global_written_sectors == int64_t{rows} * n / 32);
 }
 
+// More row tiles than a band of the tile order has, and a band that is not full: each tile once.
+void test_bands(Random& random, Path path) {
+  const int rows = 17 * 128 + 5, n = path == Path::kHopper ? 264 : 136, k = 8;
+  const Bf16Matrix w(random, n, k), x(random, rows, k);
+  DeviceArray<float> out(static_cast<size_t>(rows) * n);
+  const LinearOperands operands{x.data.data(), w.data.data(), out.data()};
+  if (path == Path::kHopper) {
+    linear_hopper(nullptr, operands, {rows, n, k}, Output::kStoreF32, 5);
+  } else {
+    linear(nullptr, operands, {rows, n, k}, Output::kStoreF32);
+  }
+  std::vector<double> got(out.begin(), out.end()), want;
+  for (int r = 0; r < rows; ++r) {
+    for (int j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int i = 0; i < k; ++i) sum += x.at(r, i) * w.at(j, i);
+      want.push_back(sum);
+    }
+  }
+  check_error(got, want, 2e-6, "bands");
+}
+
 // Every weight byte once, in full sectors, for 1 to 16 rows; and a row's bits do not depend on the other rows.
 void test_stream_counts(Random& random) {
   const int n = 48, k = 512;
@@ -186,5 +210,8 @@ int main(int argc, char** argv) {
     test_stream_counts(random);
     if (kCounted) test_hopper_counts(random);
   });
+  Random random(seed(), 1000);
+  without_faults([&] { test_bands(random, Path::kTiles); });
+  if (has_hopper()) without_faults([&] { test_bands(random, Path::kHopper); });
   return run.finish();
 }

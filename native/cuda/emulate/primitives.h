@@ -13,6 +13,7 @@
 #include "cuda/ptx/types.h"
 
 #define QWEN3_KERNEL(threads) void
+#define QWEN3_KERNEL_OF(threads, blocks) void
 #define QWEN3_DEVICE inline
 #define QWEN3_UNROLL
 #define QWEN3_UNROLL_8

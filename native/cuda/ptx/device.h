@@ -9,6 +9,8 @@
 #include <type_traits>
 
 #define QWEN3_KERNEL(threads) __global__ void __launch_bounds__(threads)
+// Registers for so many blocks of it on a multiprocessor.
+#define QWEN3_KERNEL_OF(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define QWEN3_DEVICE __device__ __forceinline__
 #define QWEN3_UNROLL _Pragma("unroll")
 #define QWEN3_UNROLL_8 _Pragma("unroll 8")
