@@ -230,9 +230,11 @@ void run_qk_norm_rope(Bench& b, const std::string& name, int rows, const HeadSha
   const auto* weight = reinterpret_cast<const float*>(b.random(0, product({heads.head_dim, 4})));
   const KvLayer cache{reinterpret_cast<Bf16*>(qkv + in + out), reinterpret_cast<Bf16*>(qkv + in + out + pool)};
   const double seconds = b.time(0, [&](int) {
-    qk_norm_rope_append(b.stream, reinterpret_cast<float*>(qkv), weight, weight, angles.as<float>(),
-                        angles.as<float>() + product({rows, half}), row_map, rows, heads, 1e-6f,
-                        reinterpret_cast<Bf16*>(qkv + in), cache);
+    qk_norm_rope_append(
+        b.stream,
+        {reinterpret_cast<float*>(qkv), weight, weight, angles.as<float>(), angles.as<float>() + product({rows, half}),
+         row_map, heads, 1e-6f, reinterpret_cast<Bf16*>(qkv + in), cache},
+        rows);
   });
   b.report(name, {seconds, double(in) + double(out) + 4.0 * rows * heads.n_kv_heads * heads.head_dim, 0});
 }

@@ -68,7 +68,7 @@ if(QWEN3_CUDA)
 
   # The kernels' tests for a GPU (not part of ctest: it needs one).
   add_executable(gpu_check EXCLUDE_FROM_ALL test/native/gpu_check.cc native/cuda/schedule.cc ${QWEN3_CUDA_OBJECTS})
-  foreach(part ops attention moe sampling backend model loop)
+  foreach(part ops stream attention moe sampling backend model loop)
     add_library(gpu_check_${part} OBJECT EXCLUDE_FROM_ALL test/native/cuda_${part}_test.cc)
     target_include_directories(gpu_check_${part} PRIVATE native)
     target_include_directories(gpu_check_${part} SYSTEM PRIVATE ${QWEN3_CUDA_ROOT}/include)

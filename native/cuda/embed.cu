@@ -12,6 +12,8 @@ constexpr int kThreads = 128;
 
 QWEN3_KERNEL(kThreads) embed_kernel(const Bf16* table, const int32_t* tokens, int hidden, float* out) {
   const int64_t row = block_index().x;
+  grid_dependency_launch();
+  grid_dependency_wait();
   const int64_t token = load(tokens + row);
   const auto* from = reinterpret_cast<const Words4*>(table + token * hidden);
   auto* to = reinterpret_cast<Float4*>(out + row * hidden);
@@ -25,7 +27,7 @@ QWEN3_KERNEL(kThreads) embed_kernel(const Bf16* table, const int32_t* tokens, in
 }  // namespace
 
 void embed(Stream stream, const Bf16* table, const int32_t* tokens, int n_rows, int hidden, float* out) {
-  launch(stream, "embed", embed_kernel, {{n_rows, 1, 1}, {kThreads, 1, 1}, 0}, table, tokens, hidden, out);
+  launch(stream, "embed", embed_kernel, {{n_rows, 1, 1}, {kThreads, 1, 1}, 0, true}, table, tokens, hidden, out);
 }
 
 }  // namespace qwen3::cuda

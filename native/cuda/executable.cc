@@ -73,6 +73,9 @@ DeviceExecutable::DeviceExecutable(Stream loading, const DeviceDescription& devi
   sin_ = DeviceBuffer(static_cast<size_t>(max_rows * half) * 4);
   tokens_ = DeviceBuffer(static_cast<size_t>(max_rows) * 4), drawn_ = DeviceBuffer(static_cast<size_t>(max_rows) * 4);
   make_operations(loading, p);
+  find_fusions();
+  heads_arrived_ = DeviceBuffer(static_cast<size_t>(heads_.n_q_heads + 2 * heads_.n_kv_heads) * 4);
+  fill_bytes(loading, heads_arrived_.as<void>(), 0, heads_arrived_.bytes());
   const auto experts = static_cast<size_t>(expert_load_.bytes() / 4);
   expert_totals_.resize(experts), expert_seen_.resize(experts);
   for (Result& result : results_) {
@@ -111,6 +114,26 @@ void DeviceExecutable::make_operations(Stream loading, const qwen3_cuda_program&
     ops_.push_back(std::move(op));
   }
   if (most_assigned > 0) make_expert_buffers(loading, most_assigned, widest);
+}
+
+void DeviceExecutable::find_fusions() {
+  // Whether some operation behind `first` reads what it wrote, before another one writes there.
+  const auto read_again = [&](size_t first, int32_t buffer) {
+    for (size_t i = first + 1; i < ops_.size(); ++i) {
+      if (ops_[i].plain.x == buffer) return true;
+      if (ops_[i].plain.out == buffer) return false;
+    }
+    return false;
+  };
+  for (size_t i = 1; i < ops_.size(); ++i) {
+    const qwen3_cuda_op &before = ops_[i - 1].plain, &op = ops_[i].plain;
+    const bool product = op.kind == kLinear || op.kind == kLogits;
+    if (product && before.kind == kRmsNorm && before.out == op.x && !read_again(i, op.x))
+      ops_[i].norm = static_cast<int32_t>(i) - 1;
+    if (op.kind == kQkNormRope && before.kind == kLinear && before.out == op.x &&
+        static_cast<Epilogue>(before.epilogue) == Epilogue::kStore)
+      ops_[i - 1].heads = static_cast<int32_t>(i);
+  }
 }
 
 void DeviceExecutable::make_expert_buffers(Stream loading, int64_t assignments, int64_t widest) {

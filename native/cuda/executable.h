@@ -37,6 +37,8 @@ class DeviceExecutable {
     DeviceBuffer gate_up, down;            // pointers to the experts' weights
     DeviceBuffer gate_up_maps, down_maps;  // on sm_90a: the same for TMA
     int32_t ffn = 0;
+    // Operations that its kernel can take in: the norm of its input, which nobody else reads; QK-Norm of its result.
+    int32_t norm = -1, heads = -1;
   };
   // What a queued step gives to the host.
   struct Result {
@@ -49,6 +51,7 @@ class DeviceExecutable {
   void check_program() const;
   void make_operations(Stream loading, const qwen3_cuda_program& program);
   void make_expert_buffers(Stream loading, int64_t assignments, int64_t widest);
+  void find_fusions();
   void use(DeviceCache& cache);
   void forget_queue() noexcept;
   // Room for the planned step; nothing of it has run yet.
@@ -63,12 +66,18 @@ class DeviceExecutable {
 
   // operations.cc: launches for the step in view_.
   void launch_all(DeviceCache& cache);
+  bool decodes_only() const;
+  bool takes_norm(const Operation& op) const;
+  bool takes_heads(const Operation& op) const;
+  bool taken(size_t index) const;
+  StreamFusion fusion_of(const Operation& op, DeviceCache& cache) const;
+  QkNormRope heads_of(const qwen3_cuda_op& op, DeviceCache& cache) const;
   void launch_sampling();
   void launch_op(const Operation& op, DeviceCache& cache);
   void launch_attention(const qwen3_cuda_op& op, DeviceCache& cache);
-  void launch_linear(const Operation& op);
+  void launch_linear(const Operation& op, DeviceCache& cache);
   void launch_moe(const Operation& op);
-  void launch_logits(const Operation& op);
+  void launch_logits(const Operation& op, DeviceCache& cache);
   void show(int32_t index, int32_t buffer);
   const DeviceWeight& weight(int32_t id) const { return *weights_.at(static_cast<size_t>(id)); }
   float* f32(int32_t buffer) const { return buffers_.at(static_cast<size_t>(buffer)).as<float>(); }
@@ -89,6 +98,7 @@ class DeviceExecutable {
   DeviceBuffer tokens_, drawn_, partials_, arrived_, logits_;
   DeviceBuffer ids_, shares_, order_, offsets_, gated_, products_, expert_load_;
   DeviceBuffer route_scores_, route_arrived_;  // of moe_route_few
+  DeviceBuffer heads_arrived_;                 // of linear_stream
 
   StepTables tables_;
   StepView view_;                     // of the step that is being launched or captured

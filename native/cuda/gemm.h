@@ -1,8 +1,8 @@
 #pragma once
 
-// Products of row-major bf16 matrices, out = x W^T, as parts of kernels: gemm_tile for many rows, stream_rows for few.
-// Both take their rows through TileRows, so that the dense layers, the chosen rows of the logits and the experts share
-// them.
+// Products of row-major bf16 matrices, out = x W^T, as parts of kernels: gemm_tile for many rows; for few there is
+// stream_rows (linear_stream.h). Both take their rows through TileRows, so that the dense layers, the chosen rows of
+// the logits and the experts share them.
 
 #include "cuda/kernels.h"
 #include "cuda/math.h"
@@ -45,16 +45,18 @@ QWEN3_DEVICE void write_pair(const Target& to, int64_t row, int column, float v0
 
 namespace gemm {
 
-// 128 columns and 64 of k per stage: rows of 128 bytes fill the 32 banks, and chunk ^ row % 8 keeps both the copies and
-// ldmatrix free of conflicts. Three stages of at most 32 KB stay below the 99 KB of sm_86, 89 and 120. Eight warps, 2 x
-// 4: each holds kM / 2 x 32 outputs, at most 64 accumulators a thread.
-constexpr int kN = 128, kK = 64, kStages = 3, kThreads = 256;
+// 128 columns and 32 of k per stage: two rows of 64 bytes fill the 32 banks, and chunk ^ row / 2 % 4 keeps both the
+// copies and ldmatrix free of conflicts. Three stages of at most 16 KB: two blocks fit the 100 KB of sm_86, 89 and 120,
+// and with at most 128 registers a thread those of every chip. One block's products hide what the other waits for and
+// writes. Eight warps, 2 x 4: each holds kM / 2 x 32 outputs, at most 64 accumulators a thread.
+constexpr int kN = 128, kK = 32, kStages = 3, kThreads = 256;
+constexpr int kChunks = kK / 8, kCopyRows = kThreads / kChunks;  // rows that the block copies at a time
 template <int kM>
 constexpr int kSharedBytes = kStages*(kM + kN) * kK * 2;
 
-// Element offset of the 16-byte chunk (8 elements) of a row of 64.
+// Element offset of the 16-byte chunk (8 elements) of a row of 32.
 QWEN3_DEVICE int at(int row, int chunk) {
-  return row * kK + (chunk ^ (row & 7)) * 8;
+  return row * kK + (chunk ^ (row >> 1 & 3)) * 8;
 }
 
 }  // namespace gemm
@@ -67,28 +69,29 @@ QWEN3_DEVICE void gemm_tile(const Bf16* x, const Bf16* weight, const TileRows& r
   const int thread = thread_index().x, warp = thread / 32, lane = thread % 32;
   const auto a_stages = shared_memory<Bf16>(0), b_stages = shared_memory<Bf16>(kStages * kM * kK * 2);
 
-  // A thread copies the same chunk of rows thread / 8 + 32 i throughout.
-  const int copy_row = thread / 8, chunk = thread % 8;
-  const Bf16* a_from[kM / 32];
-  bool a_valid[kM / 32];
+  // A thread copies the same chunk of rows thread / 4 + 64 i throughout.
+  const int copy_row = thread / kChunks, chunk = thread % kChunks;
+  const Bf16* a_from[kM / kCopyRows];
+  bool a_valid[kM / kCopyRows];
   QWEN3_UNROLL
-  for (int i = 0; i < kM / 32; ++i) {
-    a_valid[i] = copy_row + 32 * i < rows.count;
-    a_from[i] = x + (a_valid[i] ? rows.in_row(copy_row + 32 * i) * k : 0);
+  for (int i = 0; i < kM / kCopyRows; ++i) {
+    a_valid[i] = copy_row + kCopyRows * i < rows.count;
+    a_from[i] = x + (a_valid[i] ? rows.in_row(copy_row + kCopyRows * i) * k : 0);
   }
   const auto copy_stage = [&](int tile) {
     const int stage = tile % kStages, k0 = tile * kK + chunk * 8;
     const bool k_valid = k0 < k;
     QWEN3_UNROLL
-    for (int i = 0; i < kM / 32; ++i) {
+    for (int i = 0; i < kM / kCopyRows; ++i) {
       const bool valid = a_valid[i] && k_valid;
-      cp_async16(a_stages + stage * kM * kK + at(copy_row + 32 * i, chunk), valid ? a_from[i] + k0 : x, valid ? 16 : 0);
+      cp_async16(a_stages + stage * kM * kK + at(copy_row + kCopyRows * i, chunk), valid ? a_from[i] + k0 : x,
+                 valid ? 16 : 0);
     }
     QWEN3_UNROLL
-    for (int i = 0; i < kN / 32; ++i) {
-      const int row = n0 + copy_row + 32 * i;
+    for (int i = 0; i < kN / kCopyRows; ++i) {
+      const int row = n0 + copy_row + kCopyRows * i;
       const bool valid = row < to.n && k_valid;
-      cp_async16(b_stages + stage * kN * kK + at(copy_row + 32 * i, chunk),
+      cp_async16(b_stages + stage * kN * kK + at(copy_row + kCopyRows * i, chunk),
                  valid ? weight + static_cast<int64_t>(row) * k + k0 : weight, valid ? 16 : 0);
     }
   };
@@ -143,91 +146,6 @@ QWEN3_DEVICE void gemm_tile(const Bf16* x, const Bf16* weight, const TileRows& r
                    acc[i][j][half * 2 + 1], acc[i][up][half * 2], acc[i][up][half * 2 + 1]);
       }
     }
-  }
-}
-
-namespace stream {
-
-// A block takes 16 rows of the weight; its 8 warps take every 8th chunk of 32 k each, so that 8 x 4 loads of 16 bytes
-// per lane are on their way: 16 KB a warp set, several blocks a multiprocessor. Partial sums are joined in shared
-// memory in the order of the warps: the order along k is one, whatever the number of rows.
-constexpr int kWarps = 8, kThreads = kWarps * 32, kUnroll = 4;
-constexpr int kStride = 20;  // of 16 sums in shared memory: 2 rows are 8 banks apart
-template <int kTiles>
-constexpr int kSharedBytes = kWarps* kTiles * 8 * kStride * 4;
-
-}  // namespace stream
-
-// Weight rows n0 to n0 + 15 times up to 8 kTiles rows of x. mma with the weight as A: its 16 x 16 fragments are loaded
-// straight from memory, 16 bytes of k per lane, by taking k in the same permuted order in both operands.
-template <int kTiles>
-QWEN3_DEVICE void stream_rows(const Bf16* x, const Bf16* weight, const TileRows& rows, int k, int n0,
-                              const Target& to) {
-  using namespace stream;
-  const int thread = thread_index().x, warp = thread / 32, lane = thread % 32, group = lane / 4, in_group = lane % 4;
-  const Bf16* low = weight + static_cast<int64_t>(n0 + group) * k;
-  const Bf16* high = low + static_cast<int64_t>(8) * k;
-  const bool low_valid = n0 + group < to.n, high_valid = n0 + group + 8 < to.n;
-  const Bf16* from[kTiles];
-  bool valid[kTiles];
-  QWEN3_UNROLL
-  for (int j = 0; j < kTiles; ++j) {
-    valid[j] = j * 8 + group < rows.count;
-    from[j] = x + (valid[j] ? rows.in_row(j * 8 + group) * k : 0);
-  }
-  float acc[kTiles][4] = {};
-  const Words4 zero{0, 0, 0, 0};
-  for (int begin = warp * 32; begin < k; begin += kWarps * kUnroll * 32) {
-    Words4 w0[kUnroll], w1[kUnroll];
-    QWEN3_UNROLL
-    for (int u = 0; u < kUnroll; ++u) {
-      const int at = begin + u * kWarps * 32 + in_group * 8;
-      w0[u] = low_valid && at < k ? load_stream(reinterpret_cast<const Words4*>(low + at)) : zero;
-      w1[u] = high_valid && at < k ? load_stream(reinterpret_cast<const Words4*>(high + at)) : zero;
-    }
-    QWEN3_UNROLL
-    for (int u = 0; u < kUnroll; ++u) {
-      const int at = begin + u * kWarps * 32 + in_group * 8;
-      const uint32_t first[4] = {w0[u].x, w1[u].x, w0[u].y, w1[u].y};
-      const uint32_t second[4] = {w0[u].z, w1[u].z, w0[u].w, w1[u].w};
-      QWEN3_UNROLL
-      for (int j = 0; j < kTiles; ++j) {
-        const Words4 v = valid[j] && at < k ? load(reinterpret_cast<const Words4*>(from[j] + at)) : zero;
-        const uint32_t b0[2] = {v.x, v.y}, b1[2] = {v.z, v.w};
-        mma_bf16(acc[j], first, b0);
-        mma_bf16(acc[j], second, b1);
-      }
-    }
-  }
-  const auto sums = shared_memory<float>(0);  // [kWarps, 8 kTiles rows, kStride]
-  QWEN3_UNROLL
-  for (int j = 0; j < kTiles; ++j) {
-    QWEN3_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      sums.store((warp * kTiles * 8 + j * 8 + in_group * 2 + i % 2) * kStride + group + i / 2 * 8, acc[j][i]);
-    }
-  }
-  block_sync();
-  // A thread writes two columns of a row.
-  const bool gated = to.output == Output::kSiluMul;
-  const int pairs = gated ? 4 : 8;
-  for (int i = thread; i < kTiles * 8 * pairs; i += kThreads) {
-    // Rows in the order 0 4 2 6 1 5 3 7: those of a half warp are 16 or 8 banks apart.
-    const int index = i / pairs, reversed = (index & 1) * 4 + (index & 2) + (index >> 2 & 1);
-    const int row = index / 8 * 8 + reversed, column = i % pairs * 2;
-    if (row >= rows.count) continue;
-    float v[2] = {}, u[2] = {};
-    for (int w = 0; w < kWarps; ++w) {
-      const auto at = (sums + (w * kTiles * 8 + row) * kStride + column).template as<Float2>();
-      const Float2 sum = at.load();
-      v[0] += sum.x, v[1] += sum.y;
-      if (!gated) continue;
-      const Float2 up = at.load(4);
-      u[0] += up.x, u[1] += up.y;
-    }
-    const int to_column = gated ? n0 / 2 + column : n0 + column;
-    if ((gated ? to_column * 2 : to_column) < to.n)
-      write_pair(to, rows.out_row(row), to_column, v[0], v[1], u[0], u[1]);
   }
 }
 

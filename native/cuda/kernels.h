@@ -40,11 +40,20 @@ struct KvLayer {
   Bf16* values;
 };
 
-// q' = rope(rms_norm(q, q_norm)), k' likewise; k' and v into the cache, q' to q_out bf16 [n_rows, n_q_heads *
-// head_dim]. qkv: f32 [n_rows, (n_q_heads + 2 n_kv_heads) * head_dim].
-void qk_norm_rope_append(Stream stream, const float* qkv, const float* q_norm, const float* k_norm, const float* cos,
-                         const float* sin, const RowMap& rows, int n_rows, const HeadShape& heads, float eps,
-                         Bf16* q_out, const KvLayer& cache);
+// q' = rope(rms_norm(q, q_norm)), k' likewise; k' and v into the cache, q' to q_out.
+struct QkNormRope {
+  const float* qkv;  // [n_rows, (n_q_heads + 2 n_kv_heads) * head_dim]
+  const float* q_norm;
+  const float* k_norm;
+  const float* cos;  // from rope_rows
+  const float* sin;
+  RowMap rows;
+  HeadShape heads;
+  float eps;
+  Bf16* q_out;  // [n_rows, n_q_heads * head_dim]
+  KvLayer cache;
+};
+void qk_norm_rope_append(Stream stream, const QkNormRope& operands, int n_rows);
 
 // tokens[r] = given[r] >= 0 ? given[r] : drawn[-1 - given[r]]; never negative. All i32 [n_rows].
 void take_tokens(Stream stream, const int32_t* given, const int32_t* drawn, int n_rows, int32_t* tokens);
@@ -71,8 +80,23 @@ void linear(Stream stream, const LinearOperands& operands, const LinearShape& sh
 // The same on sm_90a, by TMA and wgmma; no gather.
 void linear_hopper(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output,
                    int multiprocessors);
+// What linear_stream takes in when rows are very few (linear_stream.cu says why), with the same bits as the kernels
+// that it replaces.
+struct StreamFusion {
+  // rms_norm: the product is of the normalised rows of `residual`, and operands.x is not read. residual: f32 [., k].
+  const float* residual = nullptr;
+  const float* norm_weight = nullptr;
+  float norm_eps = 0;
+  // qk_norm_rope_append of the product, which is qkv: Output::kStoreF32 and no gather.
+  bool finishes_heads = false;
+  QkNormRope heads{};
+  int32_t* arrived = nullptr;  // [heads of qkv], zero before the first launch, and each leaves it so
+};
+bool stream_takes_norm(int n_rows, int k);
+bool stream_takes_heads(int n_rows);
 // For few: every weight byte is read once per 64 rows, at memory speed. Sums of a row do not depend on the others.
-void linear_stream(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output);
+void linear_stream(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output,
+                   const StreamFusion& fusion = {});
 
 // --- attention ---
 

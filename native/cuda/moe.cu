@@ -4,7 +4,7 @@
 //
 // Nothing goes through the host: every grid is sized for the worst case and blocks without work leave at once.
 
-#include "cuda/gemm.h"
+#include "cuda/linear_stream.h"
 
 namespace qwen3::cuda {
 namespace {

@@ -15,13 +15,66 @@ void DeviceExecutable::launch_all(DeviceCache& cache) {
             cos_.as<float>(), sin_.as<float>());
   for (size_t i = 0; i < ops_.size(); ++i) {
     const Operation& op = ops_[i];
+    if (taken(i)) continue;
     if (op.plain.kind == kLogits) {
-      launch_logits(op);
+      launch_logits(op, cache);
       continue;
     }
     launch_op(op, cache);
     if (observer_) show(static_cast<int32_t>(i), op.plain.out);
   }
+}
+
+// --- what linear_stream takes in: the same bits, so that it may depend on the number of rows ---
+
+bool DeviceExecutable::decodes_only() const {
+  return view_.ranges.size() == 1 && view_.ranges[0].decode;
+}
+
+// An observer is shown what every operation writes. Of the last norm no more is wanted than the logits' rows.
+bool DeviceExecutable::takes_norm(const Operation& op) const {
+  if (observer_ || op.norm < 0) return false;
+  const bool logits = op.plain.kind == kLogits;
+  return (logits ? !one_class_ : decodes_only()) &&
+         stream_takes_norm(logits ? view_.n_logits : view_.n_rows, static_cast<int>(weight(op.plain.weight).cols));
+}
+
+bool DeviceExecutable::takes_heads(const Operation& op) const {
+  return !observer_ && op.heads >= 0 && decodes_only() && stream_takes_heads(view_.n_rows);
+}
+
+bool DeviceExecutable::taken(size_t index) const {
+  const auto i = static_cast<int32_t>(index);
+  return (index + 1 < ops_.size() && ops_[index + 1].norm == i && takes_norm(ops_[index + 1])) ||
+         (index > 0 && ops_[index - 1].heads == i && takes_heads(ops_[index - 1]));
+}
+
+QkNormRope DeviceExecutable::heads_of(const qwen3_cuda_op& o, DeviceCache& cache) const {
+  return {f32(o.x),
+          weight(o.weight).data.as<float>(),
+          weight(o.weight_2).data.as<float>(),
+          cos_.as<float>(),
+          sin_.as<float>(),
+          view_.rows,
+          heads_,
+          o.eps,
+          bf16(o.out),
+          cache.layer(o.layer)};
+}
+
+StreamFusion DeviceExecutable::fusion_of(const Operation& op, DeviceCache& cache) const {
+  StreamFusion fusion;
+  if (takes_norm(op)) {
+    const qwen3_cuda_op& norm = ops_[static_cast<size_t>(op.norm)].plain;
+    fusion.residual = f32(norm.x), fusion.norm_weight = weight(norm.weight).data.as<float>();
+    fusion.norm_eps = norm.eps;
+  }
+  if (takes_heads(op)) {
+    fusion.finishes_heads = true;
+    fusion.heads = heads_of(ops_[static_cast<size_t>(op.heads)].plain, cache);
+    fusion.arrived = heads_arrived_.as<int32_t>();
+  }
+  return fusion;
 }
 
 void DeviceExecutable::launch_op(const Operation& op, DeviceCache& cache) {
@@ -35,12 +88,10 @@ void DeviceExecutable::launch_op(const Operation& op, DeviceCache& cache) {
                bf16(o.out));
       return;
     case kLinear:
-      launch_linear(op);
+      launch_linear(op, cache);
       return;
     case kQkNormRope:
-      qk_norm_rope_append(stream_, f32(o.x), weight(o.weight).data.as<float>(), weight(o.weight_2).data.as<float>(),
-                          cos_.as<float>(), sin_.as<float>(), view_.rows, view_.n_rows, heads_, o.eps, bf16(o.out),
-                          cache.layer(o.layer));
+      qk_norm_rope_append(stream_, heads_of(o, cache), view_.n_rows);
       return;
     case kAttention:
       launch_attention(o, cache);
@@ -65,7 +116,7 @@ void DeviceExecutable::launch_attention(const qwen3_cuda_op& o, DeviceCache& cac
                    bf16(o.out));
 }
 
-void DeviceExecutable::launch_linear(const Operation& op) {
+void DeviceExecutable::launch_linear(const Operation& op, DeviceCache& cache) {
   const qwen3_cuda_op& o = op.plain;
   const DeviceWeight& w = weight(o.weight);
   const auto n = static_cast<int>(w.rows), k = static_cast<int>(w.cols);
@@ -82,7 +133,7 @@ void DeviceExecutable::launch_linear(const Operation& op) {
     const LinearOperands operands{x, w.data.as<Bf16>(), out};
     const LinearShape shape{range.count, n, k};
     if (range.decode) {
-      linear_stream(stream_, operands, shape, output);
+      linear_stream(stream_, operands, shape, output, fusion_of(op, cache));
     } else if (hopper_) {
       linear_hopper(stream_, operands, shape, output, multiprocessors_);
     } else {
@@ -127,12 +178,16 @@ void DeviceExecutable::launch_moe(const Operation& op) {
 }
 
 // Logits belong to decoding mostly; the class is the stream's for every row, so that neighbours do not matter.
-void DeviceExecutable::launch_logits(const Operation& op) {
+void DeviceExecutable::launch_logits(const Operation& op, DeviceCache& cache) {
   if (view_.n_logits == 0) return;
   const DeviceWeight& w = weight(op.plain.weight);
   const LinearShape shape{view_.n_logits, vocab_, static_cast<int>(w.cols)};
-  (one_class_ ? linear : linear_stream)(
-      stream_, {bf16(op.plain.x), w.data.as<Bf16>(), logits_.as<float>(), view_.logits_rows}, shape, Output::kStoreF32);
+  const LinearOperands operands{bf16(op.plain.x), w.data.as<Bf16>(), logits_.as<float>(), view_.logits_rows};
+  if (one_class_) {
+    linear(stream_, operands, shape, Output::kStoreF32);
+  } else {
+    linear_stream(stream_, operands, shape, Output::kStoreF32, fusion_of(op, cache));
+  }
 }
 
 void DeviceExecutable::launch_sampling() {

@@ -5,25 +5,14 @@
 // the warps, in one order for any number of rows.
 
 #include "cuda/kernels.h"
-#include "cuda/math.h"
+#include "cuda/norm.h"
 #include "cuda/ptx/launch.h"
 
 namespace qwen3::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kNormThreads;
 constexpr int kVectors = kMaxNormWidth / 4 / kThreads;
-
-QWEN3_DEVICE float block_sum(float x) {
-  const auto partial = shared_memory<float>(0);
-  const int warp = thread_index().x / 32, lane = thread_index().x % 32;
-  x = warp_sum(x);
-  if (lane == 0) partial.store(warp, x);
-  block_sync();
-  float sum = 0;
-  for (int w = 0; w < kThreads / 32; ++w) sum += partial.load(w);
-  return sum;
-}
 
 QWEN3_KERNEL(kThreads)
 rms_norm_kernel(float* x, const float* add, const float* weight, int hidden, float eps, Bf16* out) {
@@ -33,6 +22,7 @@ rms_norm_kernel(float* x, const float* add, const float* weight, int hidden, flo
   const auto* w = reinterpret_cast<const Float4*>(weight);
   auto* to = reinterpret_cast<Words2*>(out + row * hidden);
   const int n = hidden / 4;
+  grid_dependency_launch();
   grid_dependency_wait();
   Float4 v[kVectors];
   float sum = 0;
@@ -47,25 +37,25 @@ rms_norm_kernel(float* x, const float* add, const float* weight, int hidden, flo
       v[j] = {v[j].x + d.x, v[j].y + d.y, v[j].z + d.z, v[j].w + d.w};
       store(in + i, v[j]);
     }
-    sum += (v[j].x * v[j].x + v[j].y * v[j].y) + (v[j].z * v[j].z + v[j].w * v[j].w);
+    sum = add_squares(sum, v[j]);
   }
-  const float scale = 1.0f / square_root(block_sum(sum) / static_cast<float>(hidden) + eps);
+  const auto partial = shared_memory<float>(0);
+  sum = warp_sum(sum);
+  if (thread_index().x % 32 == 0) partial.store(thread_index().x / 32, sum);
+  block_sync();
+  const float scale = norm_scale(partial, hidden, eps);
   QWEN3_UNROLL
   for (int j = 0; j < kVectors; ++j) {
     const int i = j * kThreads + thread_index().x;
-    if (i >= n) continue;
-    const Float4 g = load(w + i);
-    store(to + i, {pack_bf16(v[j].x * scale * g.x, v[j].y * scale * g.y),
-                   pack_bf16(v[j].z * scale * g.z, v[j].w * scale * g.w)});
+    if (i < n) store(to + i, normalise(v[j], scale, load(w + i)));
   }
-  grid_dependency_launch();
 }
 
 }  // namespace
 
 void rms_norm(Stream stream, float* x, const float* add, const float* weight, int n_rows, int hidden, float eps,
               Bf16* out) {
-  launch(stream, "rms_norm", rms_norm_kernel, {{n_rows, 1, 1}, {kThreads, 1, 1}, kThreads / 32 * 4}, x, add, weight,
+  launch(stream, "rms_norm", rms_norm_kernel, {{n_rows, 1, 1}, {kThreads, 1, 1}, kNormWarps * 4, true}, x, add, weight,
          hidden, eps, out);
 }
 

@@ -243,6 +243,7 @@ sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const Token
   const int64_t r = block_index().x;
   const int thread = thread_index().x;
   float* logits = all_logits + r * vocab;
+  grid_dependency_launch();
   grid_dependency_wait();
   const SamplingRow s = load(rows + r);
   if (s.temperature < 0) return;
@@ -311,7 +312,7 @@ void sample(Stream stream, float* logits, int n_rows, int vocab, const SamplingR
             const int32_t* inputs) {
   // Raw logits of up to 8,192 adjusted tokens a row.
   const int saved = log_probabilities ? 8192 * 4 : 0;
-  launch(stream, "sample", sample_kernel, {{n_rows, 1, 1}, {kThreads, 1, 1}, kBytes + saved}, logits, vocab, rows,
+  launch(stream, "sample", sample_kernel, {{n_rows, 1, 1}, {kThreads, 1, 1}, kBytes + saved, true}, logits, vocab, rows,
          adjustments, mask, ids, log_probabilities, inputs);
 }
 

@@ -11,6 +11,7 @@ constexpr int kThreads = 128;
 
 QWEN3_KERNEL(kThreads) take_tokens_kernel(const int32_t* given, const int32_t* drawn, int n_rows, int32_t* tokens) {
   const int row = block_index().x * kThreads + thread_index().x;
+  grid_dependency_launch();
   grid_dependency_wait();
   if (row >= n_rows) return;
   int32_t token = load(given + row);
@@ -21,6 +22,7 @@ QWEN3_KERNEL(kThreads) take_tokens_kernel(const int32_t* given, const int32_t* d
 
 }  // namespace
 
+// The first of a step waits for all that was before it: only what comes behind overlaps with its predecessor.
 void take_tokens(Stream stream, const int32_t* given, const int32_t* drawn, int n_rows, int32_t* tokens) {
   launch(stream, "take_tokens", take_tokens_kernel, {{(n_rows + kThreads - 1) / kThreads, 1, 1}, {kThreads, 1, 1}, 0},
          given, drawn, n_rows, tokens);

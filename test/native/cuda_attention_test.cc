@@ -346,9 +346,10 @@ void test_qk_norm_rope(Random& random) {
 
 int main(int argc, char** argv) {
   Run run(argc, argv);
-  const bool whole = whole_suite(argc, argv);
+  const bool counts = counts_alone(argc, argv), whole = counts || whole_suite(argc, argv);
   uint64_t stream = 0;
   on_every_schedule([&] {
+    if (counts) return;
     Random random(seed(), stream++);
     for (int i = 0; i < (whole ? 20 : 3); ++i) {
       test_attention(random);

@@ -87,15 +87,23 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "QWEN3_CUDA_LIBRARY must name the library with the emulated device\n");
     return 1;
   }
-  const Kernels first{"take_tokens", "rope_rows", "embed"}, last{"rms_norm", "linear_stream", "sample"};
-  const Kernels attention{"rms_norm",         "linear_stream", "qk_norm_rope_append",
-                          "attention_decode", "linear_stream", "rms_norm"};
-  Kernels dense = attention, sparse = attention;
-  dense.insert(dense.end(), {"linear_stream", "linear_stream"});
-  sparse.insert(sparse.end(), {"moe_route_few", "moe_stream", "moe_stream", "moe_combine"});
+  const auto concatenate = [](Kernels a, const Kernels& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  };
+  const Kernels first{"take_tokens", "rope_rows", "embed"},
+      experts{"moe_route_few", "moe_stream", "moe_stream", "moe_combine"};
   for (const int32_t rows : {1, 4, 8, 16}) {
-    check_step(tiny_config(), rows, first, dense, last, "dense");
-    check_step(tiny_moe_config(), rows, first, sparse, last, "sparse");
+    // linear_stream takes in the norms up to 4 rows, and QK-Norm with RoPE and the append up to 8.
+    const Kernels norm = rows <= 4 ? Kernels{} : Kernels{"rms_norm"};
+    Kernels attention = concatenate(norm, {"linear_stream"});
+    if (rows > 8) attention.push_back("qk_norm_rope_append");
+    attention = concatenate(attention, {"attention_decode", "linear_stream"});
+    const Kernels last = concatenate(norm, {"linear_stream", "sample"});
+    check_step(tiny_config(), rows, first,
+               concatenate(concatenate(attention, norm), {"linear_stream", "linear_stream"}), last, "dense");
+    check_step(tiny_moe_config(), rows, first, concatenate(concatenate(attention, {"rms_norm"}), experts), last,
+               "sparse");
   }
   return run.finish();
 }

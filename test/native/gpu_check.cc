@@ -10,6 +10,7 @@
 #include "cuda/client/cuda_backend.h"
 
 int cuda_ops_main(int argc, char** argv);
+int cuda_stream_main(int argc, char** argv);
 int cuda_attention_main(int argc, char** argv);
 int cuda_moe_main(int argc, char** argv);
 int cuda_sampling_main(int argc, char** argv);
@@ -33,9 +34,13 @@ int main(int argc, char** argv) {
   const struct {
     const char* name;
     int (*run)(int, char**);
-  } parts[] = {{"linear, norms, embed", cuda_ops_main}, {"attention", cuda_attention_main},
-               {"mixture of experts", cuda_moe_main},   {"sampling", cuda_sampling_main},
-               {"whole models", cuda_backend_main},     {"whole models against the CPU", cuda_model_main},
+  } parts[] = {{"linear, norms, embed", cuda_ops_main},
+               {"linear with what surrounds it", cuda_stream_main},
+               {"attention", cuda_attention_main},
+               {"mixture of experts", cuda_moe_main},
+               {"sampling", cuda_sampling_main},
+               {"whole models", cuda_backend_main},
+               {"whole models against the CPU", cuda_model_main},
                {"the step loop", cuda_loop_main}};
   int failed = 0;
   for (const auto& part : parts) {

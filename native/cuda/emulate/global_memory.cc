@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cuda/emulate/grid.h"
+
 namespace qwen3::cuda::emulate {
 
 GlobalMemory& GlobalMemory::device() {
@@ -26,6 +28,7 @@ void* GlobalMemory::allocate(size_t bytes, const std::string& name) {
 
 void GlobalMemory::release(void* pointer) {
   const std::lock_guard lock(mutex_);
+  Grid::all_ended();  // cudaFree waits for the device
   const auto it = ranges_.find(reinterpret_cast<uintptr_t>(pointer));
   if (it == ranges_.end()) return;
   used_ -= it->second.end - it->second.begin;

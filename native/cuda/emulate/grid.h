@@ -49,6 +49,8 @@ class Grid {
 
   // Whether a kernel that this one overlaps with wrote there: any since the last one that waited for all before it.
   static bool written_before(uintptr_t address, size_t bytes);
+  // What was launched so far has ended: memory was given back.
+  static void all_ended() { first_unfinished() = generation() + 1; }
   bool waited = false;  // some thread executed griddepcontrol.wait
 
   // Polls since anything happened that could end them.

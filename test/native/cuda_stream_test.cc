@@ -1,0 +1,172 @@
+// linear_stream with rms_norm ahead of it and QK-Norm + RoPE + append behind it, against the kernels that it takes in:
+// the same bits, for 1 to 8 rows, gathered or not; against float64; and what it reads.
+
+#include "cuda/kernels.h"
+#include "cuda_testing.h"
+
+using namespace qwen3;
+using namespace qwen3::cuda;
+using namespace qwen3::testing;
+using emulate::DeviceArray;
+
+namespace {
+
+constexpr float kEps = 1e-6f;
+
+const emulate::Counters& last() {
+  return emulate::Session::current().launches.back();
+}
+
+template <class T>
+struct Filled : DeviceArray<T> {
+  Filled(Random& random, size_t n, float scale = 1) : DeviceArray<T>(n, "filled") {
+    for (T& x : *this) {
+      if constexpr (std::is_same_v<T, Bf16>)
+        x = f32_to_bf16(scale * random.normal());
+      else
+        x = scale * random.normal();
+    }
+  }
+};
+
+template <class T>
+void check_same(const DeviceArray<T>& got, const DeviceArray<T>& want, const std::string& what) {
+  CHECK_MSG(std::memcmp(got.data(), want.data(), got.size() * sizeof(T)) == 0, what);
+}
+
+// Rows of the residual stream and a weight, both ways.
+void test_norm(Random& random, Output output) {
+  const bool even = random.between(0, 1);  // whole warps normalise, as in every model
+  const int rows = static_cast<int>(random.between(1, 4)),
+            k = even ? 128 * static_cast<int>(random.between(1, 10)) : 8 * static_cast<int>(random.between(1, 160));
+  const int n = (output == Output::kSiluMul ? 16 : 8) * static_cast<int>(random.between(1, 9));
+  CHECK(stream_takes_norm(rows, k) && !stream_takes_norm(5, k));
+  const bool gathered = random.between(0, 1);
+  const int source_rows = gathered ? rows + 3 : rows;
+  const auto in = static_cast<size_t>(source_rows) * k, out = static_cast<size_t>(rows) * n;
+  Filled<float> residual(random, in, 3), norm(random, static_cast<size_t>(k));
+  const Filled<Bf16> weight(random, static_cast<size_t>(n) * k, 1 / std::sqrt(static_cast<float>(k)));
+  DeviceArray<int32_t> gather(static_cast<size_t>(rows));
+  for (int32_t& r : gather) r = static_cast<int32_t>(random.between(0, source_rows - 1));
+  DeviceArray<Bf16> normed(in);
+  Filled<float> got(random, out);
+  DeviceArray<float> want(out), before(out);
+  std::copy(got.begin(), got.end(), want.begin());
+  std::copy(got.begin(), got.end(), before.begin());
+  const LinearShape shape{rows, n, k};
+  StreamFusion fusion;
+  fusion.residual = residual.data(), fusion.norm_weight = norm.data(), fusion.norm_eps = kEps;
+  linear_stream(nullptr, {nullptr, weight.data(), got.data(), gathered ? gather.data() : nullptr}, shape, output,
+                fusion);
+  if (kCounted) {
+    std::string lines;
+    for (const auto& [line, n_conflicts] : last().conflicts_by_line)
+      lines += " " + std::to_string(n_conflicts) + " in line " + std::to_string(line);
+    CHECK_MSG(!even || last().bank_conflicts == 0, "bank conflicts:" + lines);
+    CHECK(last().overlaps_previous);
+  }
+  rms_norm(nullptr, residual.data(), nullptr, norm.data(), source_rows, k, kEps, normed.data());
+  linear_stream(nullptr, {normed.data(), weight.data(), want.data(), gathered ? gather.data() : nullptr}, shape,
+                output);
+  check_same(got, want, "a product that normalises its rows");
+  if (output == Output::kSiluMul) return;
+  std::vector<double> values, expected;
+  for (int r = 0; r < rows; ++r) {
+    const float* x = residual.data() + static_cast<size_t>(gathered ? gather[r] : r) * k;
+    double squares = 0;
+    for (int i = 0; i < k; ++i) squares += double(x[i]) * x[i];
+    for (int j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int i = 0; i < k; ++i) sum += x[i] * double(norm[i]) * bf16_to_f32(weight[static_cast<size_t>(j) * k + i]);
+      const size_t at = static_cast<size_t>(r) * n + j;
+      expected.push_back(sum / std::sqrt(squares / k + kEps) + (output == Output::kAddF32 ? before[at] : 0));
+      values.push_back(got[at]);
+    }
+  }
+  const double error = relative_error(values.data(), expected.data(), values.size());
+  CHECK_MSG(error < 4e-3, std::to_string(error));
+}
+
+// QKV: its last blocks finish the heads.
+void test_heads(Random& random) {
+  constexpr int kDims[] = {32, 64, 128};
+  const int kv_heads = static_cast<int>(random.between(1, 2)), d = kDims[random.between(0, 2)];
+  const HeadShape heads{kv_heads * static_cast<int>(random.between(1, 3)), kv_heads, d};
+  const int rows = static_cast<int>(random.between(1, 8)), k = 8 * static_cast<int>(random.between(1, 40));
+  const int n_heads = heads.n_q_heads + 2 * kv_heads, n = n_heads * d, n_blocks = 4;
+  CHECK(stream_takes_heads(rows) && !stream_takes_heads(9));
+  const bool with_norm = stream_takes_norm(rows, k) && random.between(0, 1);
+  Filled<float> residual(random, static_cast<size_t>(rows) * k), norm(random, static_cast<size_t>(k)),
+      q_norm(random, static_cast<size_t>(d)), k_norm(random, static_cast<size_t>(d)),
+      cos(random, static_cast<size_t>(rows) * d / 2), sin(random, static_cast<size_t>(rows) * d / 2);
+  const Filled<Bf16> weight(random, static_cast<size_t>(n) * k, 1 / std::sqrt(static_cast<float>(k)));
+  DeviceArray<int32_t> slot(static_cast<size_t>(rows)), arrived(static_cast<size_t>(n_heads));
+  for (int r = 0; r < rows; ++r) slot[r] = static_cast<int32_t>(random.between(0, n_blocks - 1) * 64 + r * 7);
+  for (int32_t& a : arrived) a = 0;
+  const size_t pool = static_cast<size_t>(n_blocks) * kv_heads * 64 * d,
+               q_size = static_cast<size_t>(rows) * heads.n_q_heads * d;
+  DeviceArray<Bf16> normed(static_cast<size_t>(rows) * k);
+  rms_norm(nullptr, residual.data(), nullptr, norm.data(), rows, k, kEps, normed.data());
+  DeviceArray<float> qkv(static_cast<size_t>(rows) * n), qkv_apart(qkv.size());
+  DeviceArray<Bf16> q(q_size), q_apart(q_size), keys(pool), keys_apart(pool), values(pool), values_apart(pool);
+  const auto operands = [&](const DeviceArray<float>& from, const DeviceArray<Bf16>& to,
+                            const DeviceArray<Bf16>& cached_k, const DeviceArray<Bf16>& cached_v) {
+    return QkNormRope{from.data(),   q_norm.data(),
+                      k_norm.data(), cos.data(),
+                      sin.data(),    {nullptr, slot.data(), nullptr},
+                      heads,         kEps,
+                      to.data(),     {cached_k.data(), cached_v.data()}};
+  };
+  StreamFusion fusion;
+  if (with_norm) fusion.residual = residual.data(), fusion.norm_weight = norm.data(), fusion.norm_eps = kEps;
+  fusion.finishes_heads = true, fusion.heads = operands(qkv, q, keys, values), fusion.arrived = arrived.data();
+  linear_stream(nullptr, {with_norm ? nullptr : normed.data(), weight.data(), qkv.data()}, {rows, n, k},
+                Output::kStoreF32, fusion);
+  if (kCounted) CHECK_MSG(k % 128 != 0 || last().bank_conflicts == 0, "conflicts");
+  linear_stream(nullptr, {normed.data(), weight.data(), qkv_apart.data()}, {rows, n, k}, Output::kStoreF32);
+  qk_norm_rope_append(nullptr, operands(qkv_apart, q_apart, keys_apart, values_apart), rows);
+  check_same(qkv, qkv_apart, "qkv");
+  check_same(q, q_apart, "q");
+  check_same(keys, keys_apart, "keys");
+  check_same(values, values_apart, "values");
+  for (const int32_t a : arrived) CHECK(a == 0);
+}
+
+// A row alone, among 4 (which normalise for themselves) and among 5 and 13 (which have it done): the same bits. And
+// what one launch reads: the weight once, and by every block of 16 of its rows, the residual rows twice (the second
+// time they are in L1) and the norm's weight once.
+void test_counts(Random& random) {
+  const int n = 64, k = 512;
+  const Filled<float> residual(random, size_t{16} * k), norm(random, static_cast<size_t>(k));
+  const Filled<Bf16> weight(random, static_cast<size_t>(n) * k);
+  DeviceArray<Bf16> normed(size_t{16} * k);
+  rms_norm(nullptr, const_cast<float*>(residual.data()), nullptr, norm.data(), 16, k, kEps, normed.data());
+  StreamFusion fusion;
+  fusion.norm_weight = norm.data(), fusion.norm_eps = kEps;
+  DeviceArray<float> alone(static_cast<size_t>(n)), together(static_cast<size_t>(n) * 16);
+  fusion.residual = residual.data() + 3 * k;
+  linear_stream(nullptr, {nullptr, weight.data(), alone.data()}, {1, n, k}, Output::kStoreF32, fusion);
+  for (const int rows : {4, 5, 13}) {
+    fusion.residual = rows == 4 ? residual.data() : nullptr;
+    linear_stream(nullptr, {normed.data(), weight.data(), together.data()}, {rows, n, k}, Output::kStoreF32, fusion);
+    for (int i = 0; i < n; ++i) CHECK(together[static_cast<size_t>(3) * n + i] == alone[i]);
+    if (!kCounted || rows != 4) continue;
+    const int64_t weights = int64_t{n} * k * 2 / 32, x = int64_t{rows} * k * 4 / 32, g = int64_t{k} * 4 / 32;
+    CHECK(last().distinct_sectors_read == weights + x + g);
+    CHECK(last().global_read_sectors == weights + (2 * x + g) * (n / 16));
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Run run(argc, argv);
+  uint64_t stream = 0;
+  on_every_schedule([&] {
+    Random random(seed(), stream++);
+    for (const Output output : {Output::kStoreF32, Output::kAddF32, Output::kSiluMul}) test_norm(random, output);
+    for (int i = 0; i < 3; ++i) test_heads(random);
+    test_counts(random);
+  });
+  return run.finish();
+}
