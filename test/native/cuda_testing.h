@@ -3,6 +3,7 @@
 // What the tests of the CUDA kernels share. They run on the host emulation, or, compiled with QWEN3_GPU_CHECK, on a GPU
 // (gpu_check.cc): there arrays are managed memory, launches block, and nothing is counted.
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -119,3 +120,12 @@ void on_every_schedule(Body body, int random_schedules = 3) {
 }  // namespace qwen3::testing
 
 #endif
+
+namespace qwen3::testing {
+
+// `--counts`: the counts alone, in the full form of their bars (docs/cuda.md has the figures).
+inline bool counts_alone(int argc, char** argv) {
+  return std::any_of(argv + 1, argv + argc, [](const char* argument) { return std::string(argument) == "--counts"; });
+}
+
+}  // namespace qwen3::testing
