@@ -7,9 +7,9 @@
 namespace qwen3::cuda {
 
 // Tiles in bands of `band` row tiles, column by column within a band. The tiles that run side by side are then about
-// `band` rows by (multiprocessors / band) columns of tiles, and what they read from memory together is least where that
+// `band` rows by (blocks / band) columns of tiles, and what they read from memory together is least where that
 // is a square: of `blocks` tiles of m x n outputs at a time band = sqrt(blocks n / m). Column after column over all
-// rows, 64 row tiles would read three times as much.
+// rows, 64 row tiles would read twice as much.
 struct TileGrid {
   int rows, columns, band;
   QWEN3_DEVICE int count() const { return rows * columns; }

@@ -29,8 +29,11 @@ Grid::Page& Grid::find_page(uintptr_t number) {
   Recent& entry = recent[number % recent.size()];
   if (entry.number != number) {
     Pages& all = pages();
-    if (all.size() > kMostPages) {
+    // Launches that overlap keep theirs: then the next look is worth it when there are twice as many.
+    static size_t most = kMostPages;
+    if (all.size() > most) {
       std::erase_if(all, [](const auto& old) { return old.second.generation < first_unfinished(); });
+      most = std::max(kMostPages, all.size() * 2);
       recent.fill({});
     }
     entry = {number, &all[number]};
