@@ -128,7 +128,8 @@ void DeviceExecutable::find_fusions() {
   for (size_t i = 1; i < ops_.size(); ++i) {
     const qwen3_cuda_op &before = ops_[i - 1].plain, &op = ops_[i].plain;
     const bool product = op.kind == kLinear || op.kind == kLogits;
-    if (product && before.kind == kRmsNorm && before.out == op.x && !read_again(i, op.x))
+    // The router writes the normalised rows; the products do not.
+    if (before.kind == kRmsNorm && before.out == op.x && (op.kind == kMoe || (product && !read_again(i, op.x))))
       ops_[i].norm = static_cast<int32_t>(i) - 1;
     if (op.kind == kQkNormRope && before.kind == kLinear && before.out == op.x &&
         static_cast<Epilogue>(before.epilogue) == Epilogue::kStore)

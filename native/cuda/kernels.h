@@ -165,7 +165,16 @@ struct RouteFew {
   float* scores;     // scratch, [kMoeFewRows, n_experts]
   int32_t* arrived;  // scratch, 1; zero before the first launch, and each leaves it so
 };
-void moe_route_few(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, const RouteFew& to);
+// rms_norm taken in: x is not read, `normed` is written, with the same bits as by rms_norm.
+struct RouteNorm {
+  const float* residual = nullptr;  // f32 [n_rows, hidden]
+  const float* weight = nullptr;
+  float eps = 0;
+  Bf16* normed = nullptr;
+};
+bool route_takes_norm(int n_rows, int hidden);
+void moe_route_few(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, const RouteFew& to,
+                   const RouteNorm& norm = {});
 
 struct MoeOperands {
   const Bf16* x;               // [n_rows, hidden]

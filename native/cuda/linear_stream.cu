@@ -17,20 +17,13 @@
 namespace qwen3::cuda {
 namespace {
 
-constexpr int kNormRows = 4, kHeadRows = stream::kWarps;
+static_assert(stream::kThreads == kNormThreads);
+constexpr int kHeadRows = stream::kWarps;
 constexpr int kMostShared = 96 * 1024;  // sm_86, 89 and 120 have 99 KB
 
-// Where the kernel keeps normalised rows in shared memory: behind the sums and the norm's weight (f32). Rows are 64
-// bytes apart in the banks, so that the two that eight lanes read do not meet.
-struct NormLayout {
-  int rows_at, stride;  // bytes; elements
-};
-NormLayout norm_layout(int k) {
-  return {stream::kSharedBytes<1> + (k * 4 + 127) / 128 * 128, (k + 63) / 64 * 64 + 32};
-}
-int norm_bytes(int n_rows, int k) {
-  const NormLayout layout = norm_layout(k);
-  return layout.rows_at + n_rows * layout.stride * 2;
+// Normalised rows lie behind the sums.
+NormLayout stream_layout(int k) {
+  return norm_layout(stream::kSharedBytes<1>, k);
 }
 
 struct NormedRows {
@@ -39,51 +32,13 @@ struct NormedRows {
   QWEN3_DEVICE Words4 load(int, int at) const { return (from + at).as<Words4>().load(); }
 };
 
-// Each thread copies what it will read itself.
-QWEN3_DEVICE void fetch_norm_weight(const float* weight, int k) {
-  const auto to = shared_memory<Bf16>(stream::kSharedBytes<1>);
-  for (int i = thread_index().x; i < k / 4; i += stream::kThreads) cp_async16(to + i * 8, weight + i * 4);
-  cp_async_commit();
-}
-
-QWEN3_DEVICE NormedRows normalise_rows(const StreamFusion& fusion, const NormLayout& layout, const TileRows& rows,
-                                       int k) {
-  static_assert(stream::kThreads == kNormThreads);
-  const int thread = thread_index().x, warp = thread / 32, lane = thread % 32, stride = layout.stride;
-  const auto partial = shared_memory<float>(0);  // [kNormRows, warps]; the product's sums come later
-  const auto weight = shared_memory<Float4>(stream::kSharedBytes<1>);
-  const auto to = shared_memory<Bf16>(layout.rows_at);
-  const Float4* from[kNormRows];
-  float sum[kNormRows] = {};
-  QWEN3_UNROLL
-  for (int r = 0; r < kNormRows; ++r) {
-    from[r] = reinterpret_cast<const Float4*>(fusion.residual + (r < rows.count ? rows.in_row(r) * k : 0));
-  }
-  for (int i = thread; i < k / 4; i += stream::kThreads) {
-    QWEN3_UNROLL
-    for (int r = 0; r < kNormRows; ++r) {
-      if (r < rows.count) sum[r] = add_squares(sum[r], load(from[r] + i));
-    }
-  }
-  QWEN3_UNROLL
-  for (int r = 0; r < kNormRows; ++r) {
-    sum[r] = warp_sum(sum[r]);
-    if (lane == 0) partial.store(r * kNormWarps + warp, sum[r]);
-  }
-  cp_async_wait<0>();
+QWEN3_DEVICE NormedRows normed_rows(const StreamFusion& fusion, const NormLayout& layout, const TileRows& rows, int k) {
+  const auto partial = shared_memory<float>(0);  // the product's sums come later
+  normalise_rows(
+      fusion.residual, [&](int r) { return rows.in_row(r); }, rows.count, k, fusion.norm_eps, layout, partial);
   block_sync();
-  QWEN3_UNROLL
-  for (int r = 0; r < kNormRows; ++r) {
-    if (r >= rows.count) continue;
-    const float scale = norm_scale(partial + r * kNormWarps, k, fusion.norm_eps);
-    const auto row = (to + r * stride).as<Words2>();
-    for (int i = thread; i < k / 4; i += stream::kThreads) {
-      row.store(i, normalise(load(from[r] + i), scale, weight.load(i)));  // the second time from L1
-    }
-  }
-  block_sync();
-  const int group = lane / 4;
-  return {to + group * stride, {group < rows.count}};
+  const int group = thread_index().x % 32 / 4;
+  return {shared_memory<Bf16>(layout.rows_at) + group * layout.stride, {group < rows.count}};
 }
 
 // The last block of a head finishes it.
@@ -117,9 +72,9 @@ linear_stream_kernel(LinearOperands o, LinearShape shape, Output output, QWEN3_G
   weights.fetch_first();
   float acc[kTiles][4] = {};
   if constexpr (kNorm) {
-    fetch_norm_weight(fusion.norm_weight, shape.k);
+    fetch_norm_weight(fusion.norm_weight, layout, shape.k);
     grid_dependency_wait();
-    const NormedRows x = normalise_rows(fusion, layout, rows, shape.k);
+    const NormedRows x = normed_rows(fusion, layout, rows, shape.k);
     const stream::Results<kTiles> results(rows, to, n0);
     stream::multiply<kTiles>(weights, x, acc);
     results.write(acc);
@@ -136,7 +91,7 @@ linear_stream_kernel(LinearOperands o, LinearShape shape, Output output, QWEN3_G
 }  // namespace
 
 bool stream_takes_norm(int n_rows, int k) {
-  return n_rows <= kNormRows && norm_bytes(n_rows, k) <= kMostShared;
+  return n_rows <= kMostNormRows && norm_bytes(stream_layout(k), n_rows) <= kMostShared;
 }
 bool stream_takes_heads(int n_rows) {
   return n_rows <= kHeadRows;
@@ -147,11 +102,11 @@ void linear_stream(Stream stream, const LinearOperands& operands, const LinearSh
   const auto run = [&](auto kernel, int shared) {
     const LaunchShape launch_shape{
         {(shape.n_rows + 63) / 64, (shape.n + 15) / 16, 1}, {stream::kThreads, 1, 1}, shared, true};
-    launch(stream, "linear_stream", kernel, launch_shape, operands, shape, output, fusion, norm_layout(shape.k));
+    launch(stream, "linear_stream", kernel, launch_shape, operands, shape, output, fusion, stream_layout(shape.k));
   };
   const auto run_few = [&](auto plain, auto normed) {
     if (fusion.residual)
-      run(normed, norm_bytes(shape.n_rows, shape.k));
+      run(normed, norm_bytes(stream_layout(shape.k), shape.n_rows));
     else
       run(plain, stream::kSharedBytes<1>);
   };

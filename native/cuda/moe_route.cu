@@ -6,8 +6,7 @@
 // sorts. Up to 16 rows, where one multiprocessor would read the router's matrix alone: a block per 8 experts, and the
 // last one to finish selects and sorts.
 
-#include "cuda/kernels.h"
-#include "cuda/math.h"
+#include "cuda/norm.h"
 #include "cuda/ptx/launch.h"
 
 namespace qwen3::cuda {
@@ -24,10 +23,25 @@ constexpr int kScoreStride = kMaxExperts + 8;  // rows 8 banks apart
 constexpr int kJoinTiles = 4;                  // tiles of 8 experts whose sums are joined at a time
 constexpr int kJoinStride = kJoinTiles * 8 + 8;
 
+struct GlobalX {
+  const Bf16* x;
+  int hidden;
+  QWEN3_DEVICE Words4 load(int64_t row, int at) const {
+    return cuda::load(reinterpret_cast<const Words4*>(x + row * hidden + at));
+  }
+};
+struct SharedX {
+  Shared<Bf16> x;
+  int stride;
+  QWEN3_DEVICE Words4 load(int64_t row, int at) const {
+    return (x + static_cast<int>(row) * stride + at).as<Words4>().load();
+  }
+};
+
 // Rows [row0, row0 + 16 kRowTiles) times experts [e0, e0 + 8 kExpertTiles): scores [rows, kScoreStride], columns from
-// 0. sums: [kWarps, 16 kRowTiles, kJoinStride].
-template <int kRowTiles, int kExpertTiles>
-QWEN3_DEVICE void route_scores(const Bf16* x, const Bf16* router, const MoeShape& shape, int row0, int e0,
+// 0. sums: [kWarps, 16 kRowTiles, kJoinStride]. X::load(row, at): 8 values of a row.
+template <int kRowTiles, int kExpertTiles, class X>
+QWEN3_DEVICE void route_scores(const X& x, const Bf16* router, const MoeShape& shape, int row0, int e0,
                                Shared<float> scores, Shared<float> sums) {
   const int thread = thread_index().x, warp = thread / 32, lane = thread % 32, group = lane / 4, in_group = lane % 4;
   const Words4 zero{0, 0, 0, 0};
@@ -39,9 +53,8 @@ QWEN3_DEVICE void route_scores(const Bf16* x, const Bf16* router, const MoeShape
     QWEN3_UNROLL
     for (int r = 0; r < kRowTiles; ++r) {
       const int64_t row = row0 + r * 16 + group;
-      const auto* from = reinterpret_cast<const Words4*>(x + row * shape.hidden + at);
-      low[r] = inside && row < shape.n_rows ? load(from) : zero;
-      high[r] = inside && row + 8 < shape.n_rows ? load(from + shape.hidden) : zero;
+      low[r] = inside && row < shape.n_rows ? x.load(row, at) : zero;
+      high[r] = inside && row + 8 < shape.n_rows ? x.load(row + 8, at) : zero;
     }
     QWEN3_UNROLL
     for (int e = 0; e < kExpertTiles; ++e) {
@@ -151,7 +164,7 @@ route_kernel(const Bf16* x, const Bf16* router, MoeShape shape, int32_t* ids, fl
   const int row0 = block_index().x * kRows;
   grid_dependency_wait();
   grid_dependency_launch();
-  route_scores<kRowTiles, kExpertTiles>(x, router, shape, row0, 0, scores, sums);
+  route_scores<kRowTiles, kExpertTiles>(GlobalX{x, shape.hidden}, router, shape, row0, 0, scores, sums);
   block_sync();
   for (int i = thread_index().x / 32; i < kRows && row0 + i < shape.n_rows; i += kWarps) {
     select_experts(scores + i * kScoreStride, shape, row0 + i, ids, shares);
@@ -236,15 +249,30 @@ QWEN3_DEVICE void sort_few(Shared<int32_t> ids, int n, const MoeShape& shape, in
   }
 }
 
-QWEN3_KERNEL(kThreads)
-route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to) {
+// kNorm: x is what it normalises itself; block r writes row r for the experts.
+template <bool kNorm>
+QWEN3_KERNEL_OF(kThreads, 2)
+route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to, RouteNorm norm, NormLayout layout) {
   const auto scores = shared_memory<float>(0), sums = scores + kFewRows * kScoreStride;
   const auto last = shared_memory<int32_t>(0);
   const int thread = thread_index().x, e0 = block_index().x * 8;
-  grid_dependency_wait();
   grid_dependency_launch();
+  if constexpr (kNorm) fetch_norm_weight(norm.weight, layout, shape.hidden);
+  grid_dependency_wait();
   const int n_rows = shape.valid_rows ? load(shape.valid_rows) : shape.n_rows;
-  route_scores<1, 1>(x, router, shape, 0, e0, scores, sums);
+  if constexpr (kNorm) {
+    normalise_rows(
+        norm.residual, [](int r) { return int64_t{r}; }, shape.n_rows, shape.hidden, norm.eps, layout, scores);
+    block_sync();
+    const SharedX rows{shared_memory<Bf16>(layout.rows_at), layout.stride};
+    for (int row = block_index().x; row < shape.n_rows; row += grid_dim().x) {
+      auto* out = reinterpret_cast<Words4*>(norm.normed + static_cast<int64_t>(row) * shape.hidden);
+      for (int i = thread; i < shape.hidden / 8; i += kThreads) store(out + i, rows.load(row, i * 8));
+    }
+    route_scores<1, 1>(rows, router, shape, 0, e0, scores, sums);
+  } else {
+    route_scores<1, 1>(GlobalX{x, shape.hidden}, router, shape, 0, e0, scores, sums);
+  }
   block_sync();
   if (thread < kFewRows * 8 && thread / 8 < n_rows) {
     store(to.scores + thread / 8 * shape.n_experts + e0 + thread % 8,
@@ -300,10 +328,28 @@ void moe_sort(Stream stream, const int32_t* ids, const MoeShape& shape, int32_t*
   launch(stream, "moe_sort", sort_kernel, grid, ids, shape, order, offsets, load);
 }
 
-void moe_route_few(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, const RouteFew& to) {
-  const LaunchShape grid{
-      {shape.n_experts / 8, 1, 1}, {kThreads, 1, 1}, kFewRows * kScoreStride * 4 + kSumBytes<1>, true};
-  launch(stream, "moe_route_few", route_few_kernel, grid, x, router, shape, to);
+namespace {
+
+constexpr int kFewBytes = kFewRows * kScoreStride * 4 + kSumBytes<1>;
+
+}  // namespace
+
+bool route_takes_norm(int n_rows, int hidden) {
+  return n_rows <= kMostNormRows && norm_bytes(norm_layout(kFewBytes, hidden), n_rows) <= 96 * 1024;
+}
+
+void moe_route_few(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, const RouteFew& to,
+                   const RouteNorm& norm) {
+  const NormLayout layout = norm_layout(kFewBytes, shape.hidden);
+  const auto run = [&](auto kernel, int bytes) {
+    const LaunchShape grid{{shape.n_experts / 8, 1, 1}, {kThreads, 1, 1}, bytes, true};
+    launch(stream, "moe_route_few", kernel, grid, x, router, shape, to, norm, layout);
+  };
+  if (norm.residual) {
+    run(route_few_kernel<true>, norm_bytes(layout, shape.n_rows));
+  } else {
+    run(route_few_kernel<false>, kFewBytes);
+  }
 }
 
 }  // namespace qwen3::cuda

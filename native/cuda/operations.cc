@@ -35,6 +35,7 @@ bool DeviceExecutable::decodes_only() const {
 bool DeviceExecutable::takes_norm(const Operation& op) const {
   if (observer_ || op.norm < 0) return false;
   const bool logits = op.plain.kind == kLogits;
+  if (op.plain.kind == kMoe) return decodes_only() && route_takes_norm(view_.n_rows, hidden_);
   return (logits ? !one_class_ : decodes_only()) &&
          stream_takes_norm(logits ? view_.n_logits : view_.n_rows, static_cast<int>(weight(op.plain.weight).cols));
 }
@@ -149,10 +150,16 @@ void DeviceExecutable::launch_moe(const Operation& op) {
     const Bf16* x = bf16(o.x) + int64_t{range.begin} * hidden_;
     int32_t* load = expert_load_.as<int32_t>() + int64_t{o.layer} * n_experts_;
     const Bf16* router = weight(o.weight).data.as<Bf16>();
+    RouteNorm norm;
+    if (takes_norm(op)) {
+      const qwen3_cuda_op& from = ops_[static_cast<size_t>(op.norm)].plain;
+      norm = {f32(from.x), weight(from.weight).data.as<float>(), from.eps, bf16(o.x)};
+    }
     if (range.decode && range.count <= kMoeFewRows) {
       moe_route_few(stream_, x, router, shape,
                     {ids_.as<int32_t>(), shares_.as<float>(), order_.as<int32_t>(), offsets_.as<int32_t>(), load,
-                     route_scores_.as<float>(), route_arrived_.as<int32_t>()});
+                     route_scores_.as<float>(), route_arrived_.as<int32_t>()},
+                    norm);
     } else {
       moe_route(stream_, x, router, shape, ids_.as<int32_t>(), shares_.as<float>());
       moe_sort(stream_, ids_.as<int32_t>(), shape, order_.as<int32_t>(), offsets_.as<int32_t>(), load);

@@ -94,7 +94,7 @@ int main(int argc, char** argv) {
   const Kernels first{"take_tokens", "rope_rows", "embed"},
       experts{"moe_route_few", "moe_stream", "moe_stream", "moe_combine"};
   for (const int32_t rows : {1, 4, 8, 16}) {
-    // linear_stream takes in the norms up to 4 rows, and QK-Norm with RoPE and the append up to 8.
+    // linear_stream and the router take in the norms up to 4 rows, and QK-Norm with RoPE and the append up to 8.
     const Kernels norm = rows <= 4 ? Kernels{} : Kernels{"rms_norm"};
     Kernels attention = concatenate(norm, {"linear_stream"});
     if (rows > 8) attention.push_back("qk_norm_rope_append");
@@ -102,8 +102,7 @@ int main(int argc, char** argv) {
     const Kernels last = concatenate(norm, {"linear_stream", "sample"});
     check_step(tiny_config(), rows, first,
                concatenate(concatenate(attention, norm), {"linear_stream", "linear_stream"}), last, "dense");
-    check_step(tiny_moe_config(), rows, first, concatenate(concatenate(attention, {"rms_norm"}), experts), last,
-               "sparse");
+    check_step(tiny_moe_config(), rows, first, concatenate(concatenate(attention, norm), experts), last, "sparse");
   }
   return run.finish();
 }

@@ -133,6 +133,25 @@ void check_sort(const Layer& layer) {
   for (int e = 0; e < s.n_experts; ++e) CHECK(layer.load[e] == layer.offsets[e + 1] - layer.offsets[e]);
 }
 
+// The router with the norm ahead of it: what rms_norm and the router do, to the bit.
+void check_route_norm(const Layer& layer, Random& random, const RouteFew& to) {
+  const MoeShape& s = layer.shape;
+  if (!route_takes_norm(s.n_rows, s.hidden)) return;
+  const size_t size = size_t(s.n_rows) * s.hidden, n = size_t(s.n_rows) * s.top_k;
+  DeviceArray<float> residual(size), weight(size_t(s.hidden));
+  DeviceArray<Bf16> normed(size), apart(size);
+  for (float& x : residual) x = 2 * random.normal();
+  for (float& x : weight) x = random.normal();
+  rms_norm(nullptr, residual.data(), nullptr, weight.data(), s.n_rows, s.hidden, 1e-6f, apart.data());
+  moe_route_few(nullptr, apart.data(), layer.router.data(), s, to);
+  const std::vector<int32_t> ids(to.ids, to.ids + n), order(to.order, to.order + n);
+  const std::vector<float> shares(to.shares, to.shares + n);
+  moe_route_few(nullptr, nullptr, layer.router.data(), s, to, {residual.data(), weight.data(), 1e-6f, normed.data()});
+  CHECK(std::equal(normed.begin(), normed.end(), apart.begin()));
+  CHECK(std::equal(ids.begin(), ids.end(), to.ids) && std::equal(order.begin(), order.end(), to.order));
+  CHECK(std::equal(shares.begin(), shares.end(), to.shares));
+}
+
 // One launch for few rows: the results of the two launches to the bit, padding left out.
 void check_route_few(const Layer& layer, Random& random) {
   MoeShape s = layer.shape;
@@ -154,6 +173,7 @@ void check_route_few(const Layer& layer, Random& random) {
     for (int e = 0; e <= s.n_experts; ++e) CHECK(offsets[e] == layer.offsets[e]);
     CHECK(arrived[0] == 0);
   }
+  check_route_norm(layer, random, to);
   valid[0] = static_cast<int32_t>(random.between(0, s.n_rows));
   s.valid_rows = valid.data();
   moe_route_few(nullptr, layer.x.data(), layer.router.data(), s, to);
