@@ -278,10 +278,12 @@ sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const Token
   block_sync();
   const uint64_t best = find_best(logits, vocab);
   int id = static_cast<int>(best & 0xffffff);
-  if (s.temperature > 0) {
-    Row row{logits, vocab, key_value(key_of(best)), s.temperature, ~uint64_t{0}, 1};
+  const float largest = key_value(key_of(best));
+  // Where every token is banned there are no weights to draw by: differences of infinities are no numbers.
+  if (s.temperature > 0 && f32_as_bits(largest) != 0xff800000u) {
+    Row row{logits, vocab, largest, s.temperature, ~uint64_t{0}, 1};
     const int drawn = draw(row, s);
-    if (drawn >= 0) id = drawn;  // otherwise every token is banned
+    if (drawn >= 0) id = drawn;
   }
   if (thread != 0) return;
   store(ids + r, id);
