@@ -97,9 +97,9 @@ void test_model(const char* name, const ModelConfig& config, int prompt_tokens, 
   // Random routers are next to a tie now and then, and one token that takes another expert moves the rows behind it,
   // which read its keys: how many rows that are depends on the text (14 of 24 were seen). A kernel that is wrong moves
   // all of them. The exact comparison, margin by margin, is cuda-forced.test.ts.
-  CHECK_MSG(tally.near * (sparse ? 4 : 1) >= tally.rows, name);
-  CHECK_MSG(tally.decided * (sparse ? 12 : 5) >= tally.rows, name);
-  CHECK_MSG(tally.same_experts * 2 >= tally.steps, name);
+  CHECK_MSG(tally.near * (sparse ? 2 : 1) >= tally.rows, name);
+  CHECK_MSG(tally.decided * 5 >= tally.rows, name);
+  CHECK_MSG(tally.same_experts * 4 >= tally.steps * 3, name);
 }
 
 // One row's logits after rows [begin, end) of a text; decode: they take the kernels of decode.
