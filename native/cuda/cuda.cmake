@@ -37,7 +37,7 @@ if(QWEN3_CUDA)
     HINTS ${QWEN3_CUDA_ROOT} /usr/local/cuda PATH_SUFFIXES lib64 targets/x86_64-linux/lib targets/sbsa-linux/lib)
   # -fmad stays on: device results are held to bounds, not to the host's bits.
   set(nvcc_flags -std=c++20 -O3 -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-psabi -Werror all-warnings
-    -I${CMAKE_CURRENT_SOURCE_DIR}/native -Xptxas=-warn-spills,-v -Xfatbin=-compress-all
+    -I${CMAKE_CURRENT_SOURCE_DIR}/native -Xptxas=-warn-spills,-v -lineinfo -Xfatbin=-compress-all
     -gencode arch=compute_80,code=compute_80)
   foreach(architecture ${QWEN3_CUDA_ARCHITECTURES})
     list(APPEND nvcc_flags -gencode arch=compute_${architecture},code=sm_${architecture})
