@@ -102,7 +102,7 @@ describe.skipIf(!python)('the run beside PyTorch', () => {
     writeFileSync(
       fake,
       `#!${process.execPath}
-const cases = ['limit/copy', 'gemm/8b.qkv/4096', 'gemm/8b.o/4096', 'sample/64', 'model/8b/prefill/512']
+const cases = ['limit/copy', 'gemm/8b.qkv/4096', 'gemm/8b.o/4096', 'sample/64', 'model/8b/prefill/8192']
 if (process.argv.includes('--list')) console.log(cases.join('\\n'))
 else {
   console.log(JSON.stringify({ device: 'fake' }))
@@ -124,7 +124,7 @@ else {
     expect(of('gemm/8b.qkv/4096')[0]!.skipped).toContain('gpu_bench ended')
     expect(of('gemm/8b.o/4096')[0]!.skipped).toContain('gpu_bench ended')
     expect(of('sample/64')[0]!.us).toBe(5)
-    expect(of('model/8b/prefill/512').map((record) => record.side)).toContain('transformers_eager')
+    expect(of('model/8b/prefill/8192').map((record) => record.side)).toContain('transformers_eager')
 
     runPython('torch_gpu.py', ...options.slice(0, 3), '--seconds', '-1', '--out', out)
     const late = JSON.parse(readFileSync(out, 'utf8')).records as Line[]

@@ -82,7 +82,7 @@ void Bench::report(const std::string& name, const Measured& m, const std::string
   std::printf("{\"case\": \"%s\", \"side\": \"ours\", \"us\": %.3f, \"bytes\": %.0f, \"flops\": %.0f", name.c_str(),
               m.seconds * 1e6, m.bytes, m.flops);
   std::printf(", \"gb_s\": %.5g, \"tflop_s\": %.5g", m.bytes / m.seconds / 1e9, m.flops / m.seconds / 1e12);
-  if (copy_rate > 0) std::printf(", \"of_copy\": %.5g", m.bytes / m.seconds / copy_rate);
+  if (memory_rate > 0) std::printf(", \"of_copy\": %.5g", m.bytes / m.seconds / memory_rate);
   if (matrix_rate > 0) std::printf(", \"of_matrix\": %.5g", m.flops / m.seconds / matrix_rate);
   std::printf("%s}\n", more.c_str());
   std::fflush(stdout);

@@ -26,7 +26,9 @@ class Bench {
   const bool tiny;  // shapes for the emulation
   const cuda::DeviceDescription device;
   const cuda::Stream stream;
-  double copy_rate = 0, matrix_rate = 0;  // bytes and FLOP per second; 0 until measured
+  // Bytes and FLOP per second; 0 until measured. Of reading and of copying (read plus written) the better: a kernel
+  // that only reads is faster than any copy.
+  double memory_rate = 0, matrix_rate = 0;
 
   double time(double bytes, const std::function<void(int)>& call) const { return median_seconds(stream, bytes, call); }
   // Random bf16 numbers (normal, 0.05 deviation): part i of as many as fit, 256-byte aligned. bytes: at most the
@@ -54,6 +56,7 @@ struct Case {
 
 std::vector<Case> kernel_cases(bool tiny);
 std::vector<Case> moe_cases(bool tiny);
+std::vector<Case> step_cases(bool tiny);
 std::vector<Case> model_cases(bool tiny);
 
 }  // namespace qwen3::gpu_bench

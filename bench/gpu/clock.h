@@ -17,6 +17,9 @@ constexpr double kColdBytes = 256e6;
 // the figure. `call` must queue work on the stream only.
 double median_seconds(cuda::Stream stream, double bytes, const std::function<void(int)>& call);
 
+// Median seconds of call(), queued on the stream as it is, without a graph: of one that runs longer than its launch.
+double stream_seconds(cuda::Stream stream, const std::function<void()>& call);
+
 // Median seconds by the host's clock of `call`, which returns when its work is done.
 double median_host_seconds(int repetitions, const std::function<void()>& call);
 

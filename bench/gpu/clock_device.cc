@@ -44,6 +44,18 @@ struct Graph {
   }
 };
 
+// The first two warm up.
+template <class Body>
+double median(const Events& events, cudaStream_t stream, Body body) {
+  std::vector<double> samples;
+  for (int i = 0; i < kSamples + 2; ++i) {
+    const double s = events.seconds(stream, body);
+    if (i >= 2) samples.push_back(s);
+  }
+  std::nth_element(samples.begin(), samples.begin() + kSamples / 2, samples.end());
+  return samples[kSamples / 2];
+}
+
 }  // namespace
 
 double median_seconds(cuda::Stream stream, double bytes, const std::function<void(int)>& call) {
@@ -57,13 +69,11 @@ double median_seconds(cuda::Stream stream, double bytes, const std::function<voi
   for (int i = 0; i < calls; ++i) call(i);
   check(cudaStreamEndCapture(stream, &captured.graph), "cudaStreamEndCapture");
   check(cudaGraphInstantiate(&captured.executable, captured.graph, 0), "cudaGraphInstantiate");
-  std::vector<double> samples;
-  for (int i = 0; i < kSamples + 2; ++i) {
-    const double s = events.seconds(stream, [&] { check(cudaGraphLaunch(captured.executable, stream), "graph"); });
-    if (i >= 2) samples.push_back(s / calls);
-  }
-  std::nth_element(samples.begin(), samples.begin() + kSamples / 2, samples.end());
-  return samples[kSamples / 2];
+  return median(events, stream, [&] { check(cudaGraphLaunch(captured.executable, stream), "graph"); }) / calls;
+}
+
+double stream_seconds(cuda::Stream stream, const std::function<void()>& call) {
+  return median(Events(), stream, call);
 }
 
 }  // namespace qwen3::gpu_bench

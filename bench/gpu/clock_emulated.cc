@@ -8,4 +8,8 @@ double median_seconds(cuda::Stream stream, double, const std::function<void(int)
   return median_host_seconds(2, [&] { call(i++), cuda::synchronize(stream); });
 }
 
+double stream_seconds(cuda::Stream stream, const std::function<void()>& call) {
+  return median_host_seconds(2, [&] { call(), cuda::synchronize(stream); });
+}
+
 }  // namespace qwen3::gpu_bench

@@ -2,8 +2,8 @@
 // Node. One line of JSON per case:
 //   {"case", "side": "ours", "us", "bytes", "flops", "gb_s", "tflop_s", "of_copy", "of_matrix"}
 // bytes and flops are the least that the mathematics needs. of_copy: of the rate at which the device copies (read plus
-// write); of_matrix: of the rate of our own product of 8192 x 8192 x 8192; both measured first in this run. A case that
-// cannot run says {"case", "skipped"}.
+// written) or reads, whichever is higher; of_matrix: of the rate of our own product of 8192 x 8192 x 8192; all measured
+// first in this run. A case that cannot run says {"case", "skipped"}.
 //
 //   gpu_bench                    every case
 //   gpu_bench --only PREFIX      those whose names begin so
@@ -72,7 +72,7 @@ int main(int argc, char** argv) {
     }
   }
   std::vector<Case> cases;
-  for (auto part : {kernel_cases(tiny), moe_cases(tiny), model_cases(tiny)}) {
+  for (auto part : {kernel_cases(tiny), moe_cases(tiny), step_cases(tiny), model_cases(tiny)}) {
     for (Case& c : part) cases.push_back(std::move(c));
   }
   if (list) {

@@ -161,11 +161,15 @@ class LoadedModel {
       sampling[at].temperature = 0.6f, sampling[at].top_p = 0.95f, sampling[at].top_k = 20;
       sampling[at].seed = at, sampling[at].position = static_cast<uint64_t>(position) + 1;
     }
+    const auto begin = std::chrono::steady_clock::now();
     executable_->enqueue({tokens, step, rows}, *cache_, sampling);
+    enqueue_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
   void collect(int sequences) {
     drawn_.resize(static_cast<size_t>(sequences));
+    const auto begin = std::chrono::steady_clock::now();
     executable_->collect(drawn_);
+    collect_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     if (std::any_of(drawn_.begin(), drawn_.end(), [](int32_t token) { return token < 0; })) {
       throw Error(ErrorCode::kInternal, "logits that are no finite numbers");
     }
@@ -173,6 +177,7 @@ class LoadedModel {
   // Steps at positions [position, position + n), one of them always queued
   // behind the one that runs.
   void decode(int sequences, int position, int n) {
+    enqueue_seconds_ = collect_seconds_ = 0;
     for (int i = 0; i < n; ++i) {
       enqueue_decode(sequences, position + i, i == 0);
       if (i > 0) collect(sequences);
@@ -180,6 +185,11 @@ class LoadedModel {
     collect(sequences);
   }
   void prepare(int sequences) { executable_->prepare(*cache_, sequences); }
+  // Of the last decode(): what the host spent in enqueue (its own work) and in collect (mostly waiting for the device).
+  std::string host_members(int steps) const {
+    return ", \"enqueue_us\": " + std::to_string(enqueue_seconds_ / steps * 1e6) +
+           ", \"collect_us\": " + std::to_string(collect_seconds_ / steps * 1e6);
+  }
 
   // Distinct experts that `step` uses, summed over the layers.
   template <class Step>
@@ -241,7 +251,7 @@ class LoadedModel {
   std::vector<float> logits_;
   std::vector<int32_t> drawn_;
   int blocks_of_sequence_ = 0;
-  double dense_bytes_ = 0;
+  double dense_bytes_ = 0, enqueue_seconds_ = 0, collect_seconds_ = 0;
   uint64_t counter_ = 0;
 };
 
@@ -295,7 +305,7 @@ void run_decode(Bench& b, Loaded& loaded, const std::string& name, const Family&
       name,
       {seconds, m.dense_bytes() + double(used) * m.expert_bytes() + sequences * visible * m.kv_bytes_per_position(),
        sequences * (m.flops_per_token() + m.logits_flops() + m.attention_flops(visible))},
-      ", \"tokens_per_s\": " + std::to_string(sequences / seconds) + load_member(m));
+      ", \"tokens_per_s\": " + std::to_string(sequences / seconds) + m.host_members(steps) + load_member(m));
 }
 
 }  // namespace

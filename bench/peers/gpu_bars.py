@@ -37,6 +37,16 @@ class Records:
         rates = [limit["tflop_s"] for limit in (self.get("limit/matrix"), self.get("limit/matrix", "cublas")) if limit]
         return record["tflop_s"] / max(rates) if record and rates else None
 
+    def memory_rate(self):
+        """GB/s of the faster of reading and copying (read plus written)."""
+        return max((limit["gb_s"] for limit in (self.get("limit/read"), self.get("limit/copy")) if limit), default=None)
+
+    def largest_fraction(self):
+        """(of_copy, case) of what came nearest to the bandwidth limit, or beyond it; None without one."""
+        found = [(r["of_copy"], case) for (case, side), r in self._best.items()
+                 if side == "ours" and r.get("of_copy") and r.get("bytes", 0) >= 512e6 and not case.startswith("limit/")]  # fmt: skip
+        return max(found, default=None)
+
     def cases(self, pattern):
         return sorted({case for case, side in self._best if side == "ours" and re.fullmatch(pattern, case)})
 
@@ -61,13 +71,13 @@ def _attention(r, add):
             add("attention prefill", case, "better of SDPA's backends / ours", _over(peer, r.us(case)), 1.0, 1.05)
         if keys >= 8192:
             add("attention prefill, rate", case, "of the bf16 GEMM rate", r.of_gemm_rate(case), 0.0, 0.85)
-    copy = r.get("limit/copy")
+    rate = r.memory_rate()
     for case in r.cases(r"attention_decode/.*"):
         record = r.get(case)
         if record["bytes"] >= 512e6:
-            add("attention decode, 512 MB and more", case, "of the copy bandwidth", record.get("of_copy"), 0.80, 0.92)
-        elif copy:
-            floor = record["bytes"] / (copy["gb_s"] * 1e3)
+            add("attention decode, 512 MB and more", case, "of the memory's rate", record.get("of_copy"), 0.80, 0.92)
+        elif rate:
+            floor = record["bytes"] / (rate * 1e3)
             add("attention decode, below", case, "(1.15 x floor + 8 us) / ours", (1.15 * floor + 8) / record["us"], 1.0)
 
 
@@ -75,7 +85,7 @@ def _products(r, add):
     for case in r.cases(r"gemm/(4b|8b|32b)\..*"):
         add("GEMM", case, "cuBLAS / ours", _over(r.us(case, "cublas"), r.us(case)), 0.95, 1.03)
     for case in r.cases(r"stream/(4b|8b|32b)\..*/(1|8|16)"):
-        add("weight streaming", case, "of the copy bandwidth", r.get(case).get("of_copy"), 0.85, 0.93)
+        add("weight streaming", case, "of the memory's rate", r.get(case).get("of_copy"), 0.85, 0.93)
 
 
 def _experts(r, add):
@@ -110,6 +120,9 @@ def bars(records):
     def add(*row):
         rows.append(_row(*row))
 
+    nearest = known.largest_fraction()
+    if nearest:
+        add("the limit itself", nearest[1], "the memory's rate / the highest of any case: below 1 the limit is void", 1 / nearest[0], 0.98)
     for part in (_attention, _products, _experts, _models):
         part(known, add)
     # A bar without a single case is listed all the same: a run must not look complete when it is not.

@@ -34,6 +34,16 @@ class BarsTest(unittest.TestCase):
         ])  # fmt: skip
         self.assertTrue(find(rows, "attention decode, 512 MB and more", large)[0]["met"])
         self.assertAlmostEqual(find(rows, "attention decode, below", small)[0]["value"], (1.15 * 10 + 8) / 20)
+        self.assertTrue(find(rows, "the limit itself", large)[0]["met"])
+
+    def test_reading_is_a_limit_too_and_no_case_beats_it(self):
+        small, beyond = "attention_decode/32-8-128/1x8192", "attention_decode/32-8-128/64x8192"
+        rows = bars([
+            record("limit/copy", 1, gb_s=2000.0), record("limit/read", 1, gb_s=3000.0),
+            record(small, 20, bytes=30e6, of_copy=0.5), record(beyond, 500, bytes=2e9, of_copy=1.1),
+        ])  # fmt: skip
+        self.assertAlmostEqual(find(rows, "attention decode, below", small)[0]["value"], (1.15 * 10 + 8) / 20)
+        self.assertFalse(find(rows, "the limit itself", beyond)[0]["met"])
 
     def test_shares(self):
         rows = bars([

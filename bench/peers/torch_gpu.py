@@ -5,8 +5,9 @@ experts, transformers' own Qwen3 (eager, and compiled with a static cache), at t
     python3 bench/peers/torch_gpu.py --bench build-gpu/gpu_bench --out gpu_bench.json [--seconds 240]
 
 Writes one JSON file {"device", "versions", "records", "bars"} after every case, so that a run that is cut short leaves what it
-has, and prints the bars. Cases that bars need come first. Without torch the peers' records say so and ours are measured all
-the same. --dry stands constant times in the peers' places (for the test of this script).
+has, and prints the bars. Cases that bars need come first; whole models of the peers, which load and compile for most of a
+minute, behind ours. A peer's case that takes longer than --peer-seconds is given up. Without torch the peers' records say so
+and ours are measured all the same. --dry stands constant times in the peers' places (for the test of this script).
 """
 
 import argparse
@@ -15,6 +16,7 @@ import gc
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -22,10 +24,18 @@ import time
 from gpu_bars import bars, table
 
 # What the bars need comes first; within a kind as gpu_bench lists them.
-ORDER = [
-    "limit/", "attention_prefill/", "attention_decode/", "gemm/8b", "gemm/32b", "gemm/4b", "moe/", "stream/8b", "sample/",
-    "model/0.6b/decode/1x", "model/8b/decode/", "model/8b/prefill/8192", "model/30b-a3b/decode/1x", "stream/", "model/0.6b",
-    "model/8b", "model/4b", "model/32b", "model/30b-a3b",
+NEEDED = [
+    "limit/", "attention_prefill/", "attention_decode/", "gemm/8b", "gemm/32b", "gemm/4b", "moe/", "stream/8b", "stream/32b",
+    "stream/4b", "sample/", "model/0.6b/decode/1x512", "model/8b/decode/1x512", "model/8b/decode/64x512", "model/8b/prefill/8192",
+    "model/30b-a3b/decode/1x512",
+]  # fmt: skip
+OTHERS = ["step/", "model/30b-a3b/", "model/0.6b/", "model/8b/", "model/4b/", "model/32b/", "model/"]
+# Peers' whole models come behind ours of the same part, in this order; what is not named is not worth the time that it takes.
+NEEDED_MODELS = [("model/0.6b/decode/1x512", "transformers_static")]
+OTHER_MODELS = [
+    ("model/8b/prefill/8192", "transformers_eager"), ("model/8b/decode/1x512", "transformers_eager"),
+    ("model/0.6b/decode/1x512", "transformers_eager"), ("model/4b/decode/1x512", "transformers_eager"),
+    ("model/4b/prefill/8192", "transformers_eager"),
 ]  # fmt: skip
 
 
@@ -75,7 +85,7 @@ class GpuBench:
         status = self._process.wait()
         self._start()
         # A new process knows no limits yet.
-        for limit in ("limit/copy", "limit/matrix"):
+        for limit in ("limit/copy", "limit/read", "limit/matrix"):
             if not case.startswith("limit/"):
                 self.run(limit)
         return {"case": case, "side": "ours", "skipped": f"gpu_bench ended ({status}) or took more than {self._limit} s"}
@@ -99,9 +109,12 @@ class DryPeers:
     def of(self, record):
         sides = {
             "attention_prefill": ["sdpa_flash", "sdpa_cudnn"], "attention_decode": ["sdpa_flash"], "gemm": ["cublas"],
-            "stream": ["cublas"], "moe": ["cublas_loop"], "model": ["transformers_eager", "transformers_static"],
+            "stream": ["cublas"], "moe": ["cublas_loop"],
         }  # fmt: skip
         return [(side, lambda: 1e-3) for side in sides.get(record["case"].split("/")[0], [])]
+
+    def of_model(self, record):
+        return [(side, lambda: 1e-3) for side in ("transformers_eager", "transformers_static")]
 
 
 class NoPeers:
@@ -112,6 +125,9 @@ class NoPeers:
         pass
 
     def of(self, record):
+        return []
+
+    def of_model(self, record):
         return []
 
 
@@ -127,11 +143,30 @@ def make_peers(dry):
         return NoPeers(str(error))
 
 
-def measure_peer(side, measure, record):
+class Budget:
+    """Raises TimeoutError in the block that takes longer: a peer may compile for minutes."""
+
+    def __init__(self, seconds):
+        self._seconds = max(seconds, 0.1)
+
+    def _expired(self, *_):
+        raise TimeoutError(f"took more than {self._seconds:.0f} s")
+
+    def __enter__(self):
+        self._before = signal.signal(signal.SIGALRM, self._expired)
+        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+
+    def __exit__(self, *_):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._before)
+
+
+def measure_peer(side, measure, record, seconds):
     answer = {"case": record["case"], "side": side, "bytes": record.get("bytes", 0), "flops": record.get("flops", 0)}
     try:
-        seconds = measure()
-        answer.update(us=seconds * 1e6, gb_s=answer["bytes"] / seconds / 1e9, tflop_s=answer["flops"] / seconds / 1e12)
+        with Budget(seconds):
+            taken = measure()
+        answer.update(us=taken * 1e6, gb_s=answer["bytes"] / taken / 1e9, tflop_s=answer["flops"] / taken / 1e12)
     except Exception as error:  # a peer that cannot run is a line of the result, not its end
         first = (str(error).splitlines() or [""])[0][:300]
         answer["skipped"] = f"{type(error).__name__}: {first}"
@@ -144,34 +179,49 @@ def write(path, result):
     os.replace(path + ".part", path)
 
 
-def in_order(cases):
-    def rank(case):
-        return next((i for i, prefix in enumerate(ORDER) if case.startswith(prefix)), len(ORDER))
+def in_order(cases, prefixes):
+    """Those that begin as one of the prefixes, in their order."""
+    found = {}
+    for prefix in prefixes:
+        found.update(dict.fromkeys(case for case in cases if case.startswith(prefix)))
+    return list(found)
 
-    return sorted(cases, key=rank)
 
-
-def run_case(bench, peers, case, rounds, until):
+def run_case(bench, peers, case, rounds, until, peer_seconds):
     """Ours, each peer, ours again, ...: clocks and heat drift over a run, and both sides must see the same."""
     records = []
-    for n in range(rounds):
+    for _ in range(rounds):
         ours = bench.run(case)
         records.append(ours)
         sides = peers.of(ours) if "us" in ours else []
-        if "30b" in case and sides:
-            bench.run("unload")  # two of these do not fit beside each other
         failed = {r["side"] for r in records if "skipped" in r}
         for side, measure in sides:
-            if side not in failed and time.monotonic() < until:
-                records.append(measure_peer(side, measure, ours))
+            left = until - time.monotonic()
+            if side not in failed and left > 0:
+                records.append(measure_peer(side, measure, ours, min(left, peer_seconds)))
         if not sides or time.monotonic() > until:
             break
-        if case.startswith("model/"):
-            break  # one round: models take seconds to load
-    if "30b" in case:
-        peers.release()  # ours needs the room again
     gc.collect()
     return records
+
+
+def run_peer_models(peers, models, ours, until, peer_seconds):
+    """Yields a record of each of the models of which there is one of ours."""
+    model = None
+    for case, side in models:
+        record = next((r for r in ours if r["case"] == case and "us" in r), None)
+        if record is None:
+            continue
+        if case.split("/")[1] != model:
+            model = case.split("/")[1]
+            peers.release()
+        left = until - time.monotonic()
+        if left <= 0:
+            yield {"case": case, "side": side, "skipped": "no time was left"}
+            continue
+        for name, measure in peers.of_model(record):
+            if name == side:
+                yield measure_peer(side, measure, record, min(left, peer_seconds))
 
 
 def parse(arguments):
@@ -180,6 +230,7 @@ def parse(arguments):
     parser.add_argument("--out", default="gpu_bench.json")
     parser.add_argument("--seconds", type=float, default=240, help="no case begins later (default 240)")
     parser.add_argument("--case-seconds", type=float, default=120, help="longest wait for one of our cases")
+    parser.add_argument("--peer-seconds", type=float, default=60, help="longest measurement of one peer's case")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", default="", help="cases whose names begin so, and the limits")
     parser.add_argument("--tiny", action="store_true", help="gpu_bench's tiny shapes")
@@ -197,22 +248,29 @@ def main(arguments=None):
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "device": bench.device, "versions": peers.versions, "records": [], "bars": [],
     }  # fmt: skip
-    chosen = [c for c in bench.cases if c.startswith("limit/") or c.startswith(options.only)]
-    model = None
-    for case in in_order(c for c in chosen if c != "unload"):
-        if case.startswith("model/") and case.split("/")[1] != model:
-            model = case.split("/")[1]
-            peers.release()
-        if time.monotonic() > until:
-            records = [{"case": case, "side": "ours", "skipped": "no time was left"}]
-        else:
-            records = run_case(bench, peers, case, options.rounds, until)
+
+    def take(records):
         for record in records:
             text = record.get("skipped") or f"{record['us']:.1f} us"
             print(f"{time.monotonic() - begin:6.0f} s  {record['side']:20} {record['case']:40} {text}", flush=True)
         result["records"] += records
         result["bars"] = bars(result["records"])
         write(options.out, result)
+
+    chosen = [c for c in bench.cases if c != "unload" and (c.startswith("limit/") or c.startswith(options.only))]
+    needed = in_order(chosen, NEEDED)
+    others = [c for c in in_order(chosen, OTHERS + [""]) if c not in needed]
+    for cases, models in ((needed, NEEDED_MODELS), (others, OTHER_MODELS)):
+        for case in cases:
+            if time.monotonic() > until:
+                take([{"case": case, "side": "ours", "skipped": "no time was left"}])
+            else:
+                take(run_case(bench, peers, case, options.rounds, until, options.peer_seconds))
+        bench.run("unload")  # the peers need the room
+        ours = [record for record in result["records"] if record["side"] == "ours"]
+        for record in run_peer_models(peers, models, ours, until, options.peer_seconds):
+            take([record])
+        peers.release()
     bench.close()
     print(table(result["bars"]))
     measured = sum("us" in record for record in result["records"])

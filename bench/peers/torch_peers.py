@@ -204,7 +204,7 @@ class Transformers:
     def decode(self, name, sequences, keys, static):
         """Seconds of a step at about `keys` positions: the difference of two generations of different length."""
         model = self._load(name)
-        few, more = (4, 12) if FAMILY[name][5] else (8, 40)
+        few, more = 4, 20
         ids = torch.randint(0, 151936, (sequences, keys - more), device="cuda")
         options = {"do_sample": False, "pad_token_id": 0}
         if static:
@@ -217,7 +217,8 @@ class Transformers:
             torch.cuda.synchronize()
             return time.perf_counter() - begin
 
-        seconds(few), seconds(more)  # compiles, where it compiles
+        # The longer one first: it compiles, for its own cache, which the shorter one then uses; the other way round both compile.
+        seconds(more), seconds(few)
         return statistics.median((seconds(more) - seconds(few)) / (more - few) for _ in range(3))
 
 
@@ -256,26 +257,21 @@ class Peers:
         if kind == "sample":
             rows = int(case.split("/")[1])
             return [("torch_topk", lambda: sort_sampling(rows))]
-        if kind == "model":
-            return self._of_model(case)
         return []
 
-    def _of_model(self, case):
+    def of_model(self, record):
+        """transformers at a case of a whole model; torch_gpu.py chooses which are worth their time."""
         if self.versions["transformers"] is None:
             return [("transformers_eager", self._missing), ("transformers_static", self._missing)]
         peer = self._transformers
-        _, name, phase, size = case.split("/")
-        if name not in FAMILY:
-            return []  # another grade of batch invariance: ours alone
-        if name == "32b" or (name == "30b-a3b" and size not in ("2048", "1x512")):
-            return []  # two copies do not fit; a loop over experts takes seconds a token
+        _, name, phase, size = record["case"].split("/")
         if phase == "prefill":
             return [("transformers_eager", lambda: peer.prefill(name, int(size)))]
         sequences, keys = (int(n) for n in size.split("x"))
-        sides = [("transformers_eager", lambda: peer.decode(name, sequences, keys, False))]
-        if size == "1x512" and name in ("0.6b", "8b"):  # compiling takes most of a minute
-            sides.append(("transformers_static", lambda: peer.decode(name, sequences, keys, True)))
-        return sides
+        return [
+            ("transformers_eager", lambda: peer.decode(name, sequences, keys, False)),
+            ("transformers_static", lambda: peer.decode(name, sequences, keys, True)),
+        ]
 
     def _missing(self):
         raise ImportError(self._without)
