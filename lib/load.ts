@@ -140,7 +140,7 @@ async function loadSpec(
     kvCacheBytes: options.kvCacheBytes,
   })
   const yarn = yarnFor(description, { contextLength: memory.contextLength, yarnFactor: options.yarnFactor, rope })
-  return { ...spec, ...memory, ...(yarn && { yarn }) }
+  return { ...spec, ...memory, ...(yarn && { yarn }), device: sizes.device }
 }
 
 /** What `'auto'` and a missing option stand for. */
@@ -250,7 +250,7 @@ function describeInfo(
     headWeights,
     weightCache: { state, ...(path !== '' && { path }) },
     kvCache,
-    device: spec.device === 'auto' ? 'cpu' : spec.device,
+    device: spec.device,
     thinking: chat.capabilities.thinking,
   }
 }

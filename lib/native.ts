@@ -264,7 +264,7 @@ export interface NativeAddon {
    */
   plan(
     spec: NativeLoadSpec,
-  ): Promise<{ weightBytes: number; blockBytes: number; availableBytes: number; held: boolean }>
+  ): Promise<{ weightBytes: number; blockBytes: number; availableBytes: number; held: boolean; device: string }>
   load(
     spec: NativeLoadSpec,
     onProgress: (doneBytes: number, totalBytes: number) => void,

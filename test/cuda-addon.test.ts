@@ -1,7 +1,7 @@
 // Whole models through the addon on the emulated CUDA device, teacher-forced against the CPU. Runs where QWEN3_CUDA_LIBRARY names
 // libqwen3_cuda_emulated.so (npm run test:cuda); elsewhere there is nothing to run on.
 import { describe, expect, test } from 'vitest'
-import { Qwen3 } from '../lib'
+import { type LoadOptions, Qwen3 } from '../lib'
 
 const PROMPT = '12 + 30 - 7 = 35. Which number comes next: 2, 4, 8, 16?'
 
@@ -59,6 +59,29 @@ describe.skipIf(!process.env.QWEN3_CUDA_LIBRARY?.includes('emulated'))('CUDA on 
       expect(drawn.map(({ ids }) => ids)).toEqual(chosen.map(({ ids }) => ids))
       expect(drawn.map(({ ids }) => ids.length)).toEqual([4, 4])
       await model.close()
+    }
+  })
+
+  test("'auto' is the GPU, but the CPU where a format, a forced ISA level or a lack of memory asks for it", {
+    timeout: 60_000,
+  }, async () => {
+    const deviceOf = async (options: LoadOptions) => {
+      const model = await Qwen3.load('nano', { contextLength: 128, ...options })
+      await model.close()
+      return model.info.device
+    }
+    expect(await deviceOf({})).toBe('cuda:0')
+    expect(await deviceOf({ device: 'auto', weights: 'bf16' })).toBe('cuda:0')
+    expect(await deviceOf({ device: 'cpu' })).toBe('cpu')
+    expect(await deviceOf({ weights: 'int8' })).toBe('cpu')
+    expect(await deviceOf({ headWeights: 'int8' })).toBe('cpu')
+    expect(await deviceOf({ kvCache: 'f32' })).toBe('cpu')
+    expect(await deviceOf({ isa: 'scalar' })).toBe('cpu')
+    process.env.QWEN3_EMULATED_MEMORY = String(100e6)
+    try {
+      expect(await deviceOf({})).toBe('cpu')
+    } finally {
+      delete process.env.QWEN3_EMULATED_MEMORY
     }
   })
 

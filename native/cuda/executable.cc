@@ -55,7 +55,7 @@ DeviceExecutable::DeviceExecutable(Stream loading, const DeviceDescription& devi
       weights_(std::move(weights)),
       // About eight blocks of two warps are on a multiprocessor at a time.
       tables_(heads_, one_class, (8 * multiprocessors_ + p.n_kv_heads - 1) / p.n_kv_heads) {
-  check_program();
+  check_supported(p);
   for (const qwen3_cuda_buffer& b : described_) {
     buffers_.emplace_back(
         static_cast<size_t>(checked_mul(checked_mul(max_rows, b.cols), dtype_bytes(static_cast<DType>(b.dtype)))));
@@ -156,13 +156,12 @@ DeviceExecutable::~DeviceExecutable() {
   forget_queue();
 }
 
-void DeviceExecutable::check_program() const {
-  const HeadShape& h = heads_;
-  if (h.head_dim != 32 && h.head_dim != 64 && h.head_dim != 128) unsupported("head_dim " + std::to_string(h.head_dim));
-  if (h.n_q_heads % h.n_kv_heads != 0 || h.n_q_heads / h.n_kv_heads > 16)
+void check_supported(const qwen3_cuda_program& p) {
+  if (p.head_dim != 32 && p.head_dim != 64 && p.head_dim != 128) unsupported("head_dim " + std::to_string(p.head_dim));
+  if (p.n_q_heads % p.n_kv_heads != 0 || p.n_q_heads / p.n_kv_heads > 16)
     unsupported("more than 16 q heads per KV head");
-  if (hidden_ % 8 != 0 || hidden_ > kMaxNormWidth) unsupported("hidden size " + std::to_string(hidden_));
-  if (n_experts_ % 8 != 0 || n_experts_ > 256) unsupported(std::to_string(n_experts_) + " experts");
+  if (p.hidden % 8 != 0 || p.hidden > kMaxNormWidth) unsupported("hidden size " + std::to_string(p.hidden));
+  if (p.n_experts % 8 != 0 || p.n_experts > 256) unsupported(std::to_string(p.n_experts) + " experts");
 }
 
 // Steps run on the cache's stream; graphs hold its addresses.

@@ -12,6 +12,9 @@
 
 namespace qwen3::cuda {
 
+// Throws Error(kUnsupported, "device") for a model of a shape that the kernels do not have.
+void check_supported(const qwen3_cuda_program& program);
+
 // A program with its activations, and its steps: run() waits for logits, enqueue() and collect() let the device draw
 // tokens while the host is up to two steps ahead. Rows that decode come first on the device, the others behind them:
 // the two ranges run different kernels, so that a row's bits depend on its phase and never on its neighbours.
@@ -48,7 +51,6 @@ class DeviceExecutable {
   };
   static constexpr int kQueue = 2;
 
-  void check_program() const;
   void make_operations(Stream loading, const qwen3_cuda_program& program);
   void make_expert_buffers(Stream loading, int64_t assignments, int64_t widest);
   void find_fusions();

@@ -223,6 +223,7 @@ int64_t kv_block_bytes(const qwen3_cuda_program* program, int32_t dtype, qwen3_c
       throw Error(ErrorCode::kUnsupported, "on CUDA the KV cache is bf16; load the model with kvCache 'bf16'",
                   "kvCache");
     }
+    check_supported(*program);  // sizes are asked for first, before any weight is read
     return DeviceCache::block_bytes(*program);
   });
 }

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "engine/runtime.h"
+#include "node/device_choice.h"
 #include "node/environment.h"
 #include "node/errors.h"
 #include "node/native_model.h"
@@ -78,8 +79,8 @@ class LoadJob : public Job {
   WeightCacheUse cache_use_;
 };
 
-// Sizes that a load would take. Recording the forward pass of a large mixture of experts takes milliseconds, hence a
-// job.
+// The device that a load would take, and its sizes there. Recording the forward pass of a large mixture of experts
+// takes milliseconds, hence a job.
 class PlanJob : public Job {
  public:
   PlanJob(LoadSpec spec, Napi::Promise::Deferred deferred) : spec_(std::move(spec)), deferred_(deferred) {}
@@ -87,6 +88,7 @@ class PlanJob : public Job {
   void run() noexcept override {
     try {
       spec_.config.validate();
+      spec_.device = choose_device(spec_);
       const std::shared_ptr<Backend> backend =
           Runtime::get().backend(spec_.device, spec_.threads, spec_.isa, spec_.invariance);
       held_ = Runtime::get().holds(spec_.key, backend, spec_.formats);
@@ -109,6 +111,7 @@ class PlanJob : public Job {
     sizes.Set("blockBytes", Napi::Number::New(env, static_cast<double>(block_bytes_)));
     sizes.Set("availableBytes", Napi::Number::New(env, static_cast<double>(available_bytes_)));
     sizes.Set("held", Napi::Boolean::New(env, held_));
+    sizes.Set("device", spec_.device);
     deferred_.Resolve(sizes);
   }
 

@@ -126,9 +126,9 @@ class Backend {
 };
 
 // The backend that a device name asks for: "auto", "cpu", "cuda", "cuda:N", "reference" (cpu/registry.cc). "auto" is
-// the CPU until the CUDA kernels have run on a GPU. Throws Error(kUnsupported, "device") for names that this build or
-// machine has no backend for: there is no silent fallback. threads: 0 = physical cores. isa: as for create_cpu_backend;
-// other devices take "auto" only.
+// the CPU: who asks for sizes first may choose better (node/device_choice.h). Throws Error(kUnsupported, "device") for
+// names that this build or machine has no backend for: there is no silent fallback. threads: 0 = physical cores. isa:
+// as for create_cpu_backend; other devices take "auto" only.
 std::unique_ptr<Backend> create_backend(std::string_view device, int threads, std::string_view isa = "auto",
                                         BatchInvariance invariance = BatchInvariance::kBatch);
 

@@ -180,6 +180,11 @@ void test_refusals() {
   const auto cuda = create_cuda_backend("cuda");
   CHECK_THROWS(make_tiny_model(tiny_config(), 1, *cuda, WeightFormat::kF32), ErrorCode::kUnsupported);
   CHECK_THROWS(make_tiny_model(tiny_config(), 1, *cuda, WeightFormat::kInt8), ErrorCode::kUnsupported);
+  // Shapes without kernels are refused with the sizes, before any weight is read.
+  ModelConfig odd = tiny_config();
+  odd.head_dim = 48;
+  const auto program = record_forward(odd, std::nullopt, WeightFormats(WeightFormat::kBF16));
+  CHECK_THROWS_SUBJECT(cuda->kv_block_bytes(*program, DType::kBF16), ErrorCode::kUnsupported, "device");
 }
 
 // Memory runs out at every allocation in turn: an error, and the backend works afterwards.
