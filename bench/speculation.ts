@@ -150,7 +150,7 @@ async function main(): Promise<void> {
   for (const name of flags.models.split(',')) {
     for (const weights of flags.weights.split(',') as Weights[]) {
       const threads = flags.threads === undefined ? {} : { threads: Number(flags.threads) }
-      const model = await Qwen3.load(name, { weights, contextLength: 2048, ...threads })
+      const model = await Qwen3.load(name, { device: 'cpu', weights, contextLength: 2048, ...threads })
       const tokens = Number(flags.tokens ?? (name.startsWith('nano') ? 1600 : 64))
       try {
         for (const text of texts(name, tokens)) {

@@ -349,8 +349,9 @@ export type WeightFormat = 'f32' | 'bf16' | 'int8' | 'int4' | 'int4-offset';
 export type KvFormat = 'f32' | 'bf16' | 'int8';
 export interface LoadOptions {
     /**
-     * `'auto'` (default): the CPU. `'cuda'` or `'cuda:<n>'`: a GPU, where the CUDA library of this package is installed. A forced
-     * device works or throws `UNSUPPORTED`, with the reason. `qwen3 inspect --devices` lists what is there.
+     * `'auto'` (default): a GPU, where the CUDA library of this package is installed and a GPU can hold the model in the formats
+     * asked for; else the CPU. `info.device` says which. `'cuda'` or `'cuda:<n>'`: that GPU. A forced device works or throws
+     * `UNSUPPORTED`, with the reason. `qwen3 inspect --devices` lists what is there.
      */
     device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | (string & {});
     /**

@@ -319,6 +319,16 @@ describe('the other commands', () => {
       expect(stderr).toContain(text)
   })
 
+  it('build --cuda names the tools that it needs, and asks for an architecture where there is no GPU', async () => {
+    const bare = await qwen3(['build', '--cuda'], { env: { PATH: folder, CXX: undefined } })
+    expect(bare.code).toBe(1)
+    for (const text of ['nvcc was not found', 'CUDA Toolkit 13', 'apt-get install ninja-build'])
+      expect(bare.stderr).toContain(text)
+    const { code, stderr } = await qwen3(['build', '--arch', '90a'])
+    expect(code).toBe(2)
+    expect(stderr).toContain('--arch is for --cuda')
+  })
+
   it('the demo script of a fresh clone names them too', async () => {
     const script = join(__dirname, '../scripts/demo.mjs')
     const { code, stderr } = await start(process.execPath, [script], { env: { PATH: folder, CXX: undefined } }).finished

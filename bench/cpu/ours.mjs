@@ -8,6 +8,7 @@ const greedy = { temperature: 0, ignoreEos: true }
 
 const begin = performance.now()
 const model = await Qwen3.load(name, {
+  device: 'cpu',
   threads,
   contextLength: context + tokens + 1,
   maxSequences: batch,

@@ -32,7 +32,7 @@ export async function withModel<T>(
   work: (model: Qwen3) => Promise<T>,
 ): Promise<T> {
   const contextLength = name === 'dense' ? 128 : 1024
-  const model = await Qwen3.load(directory, { weights, contextLength, maxSequences: concurrency })
+  const model = await Qwen3.load(directory, { device: 'cpu', weights, contextLength, maxSequences: concurrency })
   try {
     return await work(model)
   } finally {

@@ -29,7 +29,8 @@ struct CudaReport {
 };
 
 // What create_cuda_backend (ops/backend.h) would find. Never throws: what stands in the way is the report's reason. The
-// library is QWEN3_CUDA_LIBRARY, else libqwen3_cuda.so beside this addon, else wherever the loader finds it.
+// library is QWEN3_CUDA_LIBRARY, else libqwen3_cuda.so beside this addon or in the package's build-cuda folder, else
+// wherever the loader finds it.
 CudaReport cuda_report();
 
 }  // namespace qwen3
