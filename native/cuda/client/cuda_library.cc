@@ -19,8 +19,8 @@ std::string own_folder() {
 
 std::string library_path() {
   if (const char* chosen = std::getenv("QWEN3_CUDA_LIBRARY")) return chosen;
-  // Beside the addon, or where `qwen3 build --cuda` and `npm run build:cuda` leave it: addons are two folders deep in the
-  // package (build/Release, prebuilds/linux-x64).
+  // Beside the addon, or where `qwen3 build --cuda` and `npm run build:cuda` leave it: addons are two folders deep in
+  // the package (build/Release, prebuilds/linux-x64).
   for (const char* place : {"/", "/../../build-cuda/"}) {
     const std::string file = own_folder() + place + "libqwen3_cuda.so";
     if (access(file.c_str(), R_OK) == 0) return file;
