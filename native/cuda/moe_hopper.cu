@@ -18,7 +18,8 @@ namespace {
 using namespace hopper;
 
 constexpr int kLag = 3;  // stages of a thread's copies in flight
-constexpr int kProducers = 128;
+constexpr int kProducers = 128, kN = 256;
+using R = Ring<kN>;
 
 struct Product {
   TensorMap rows;  // down: gated
@@ -32,7 +33,7 @@ struct Product {
 
 // offsets, [n_experts + 1], behind the stages.
 QWEN3_DEVICE Shared<int32_t> offset_table() {
-  return shared_memory<int32_t>(kSharedBytes);
+  return shared_memory<int32_t>(R::kSharedBytes);
 }
 
 // Rows [begin, begin + count) of the sorted assignments, columns from column0.
@@ -64,7 +65,6 @@ class Cursor {
 
 // One thread: both operands by TMA. The second 64 rows only where there are so many.
 QWEN3_DEVICE void produce(const Product& p, int k_tiles) {
-  const Barriers barriers;
   Slot slot;
   Cursor cursor;
   Tile tile;
@@ -72,11 +72,11 @@ QWEN3_DEVICE void produce(const Product& p, int k_tiles) {
     const TensorMap* weight = p.weights + tile.expert;
     tma_acquire(weight);
     const int halves = tile.count > 64 ? 2 : 1;
-    for (int k = 0; k < k_tiles; ++k, slot.next()) {
-      const auto full = barriers.full(slot.stage);
-      mbarrier_wait(barriers.empty(slot.stage), slot.parity ^ 1);
+    for (int k = 0; k < k_tiles; ++k, R::next(slot)) {
+      const auto full = R::full(slot.stage);
+      mbarrier_wait(R::empty(slot.stage), slot.parity ^ 1);
       mbarrier_arrive_expect(full, (halves * 64 + kN) * kK * 2);
-      const auto a = stage_memory(slot.stage);
+      const auto a = R::memory(slot.stage);
       for (int half = 0; half < halves; ++half) {
         tma_load(a + half * 64 * kK, p.rows, full, k * kK, tile.begin + half * 64);
       }
@@ -103,7 +103,7 @@ struct Gather {
   QWEN3_DEVICE void copy(const Product& p, int stage, int k) const {
     const int thread = thread_index().x, row0 = thread / 8, chunk = thread % 8;
     const bool k_valid = k * kK + chunk * 8 < p.k;
-    const auto to = stage_memory(stage) + (row0 * kK + (chunk ^ (row0 & 7)) * 8);
+    const auto to = R::memory(stage) + (row0 * kK + (chunk ^ (row0 & 7)) * 8);
     QWEN3_UNROLL
     for (int i = 0; i < kM / 16; ++i) {
       if (i * 16 >= 64 && count <= 64) break;  // nobody reads those rows
@@ -116,14 +116,13 @@ struct Gather {
 };
 
 QWEN3_DEVICE void produce_gathered(const Product& p, int k_tiles) {
-  const Barriers barriers;
   const bool first = thread_index().x == 0;
   Slot slot, arrived;  // the stage that is asked for, and the one that is announced next
   int pending = 0;
   const auto announce = [&] {
     fence_proxy_async();  // wgmma reads what cp.async wrote
-    mbarrier_arrive(barriers.full(arrived.stage));
-    arrived.next(), --pending;
+    mbarrier_arrive(R::full(arrived.stage));
+    R::next(arrived), --pending;
   };
   Cursor cursor;
   Tile tile;
@@ -132,11 +131,11 @@ QWEN3_DEVICE void produce_gathered(const Product& p, int k_tiles) {
     const TensorMap* weight = p.weights + tile.expert;
     if (first) tma_acquire(weight);
     gather.start(p, tile);
-    for (int k = 0; k < k_tiles; ++k, slot.next()) {
-      mbarrier_wait(barriers.empty(slot.stage), slot.parity ^ 1);
+    for (int k = 0; k < k_tiles; ++k, R::next(slot)) {
+      mbarrier_wait(R::empty(slot.stage), slot.parity ^ 1);
       if (first) {
-        mbarrier_arrive_expect(barriers.full(slot.stage), kN * kK * 2);
-        tma_load(stage_memory(slot.stage) + kM * kK, *weight, barriers.full(slot.stage), k * kK, tile.column0);
+        mbarrier_arrive_expect(R::full(slot.stage), kN * kK * 2);
+        tma_load(R::memory(slot.stage) + kM * kK, *weight, R::full(slot.stage), k * kK, tile.column0);
       }
       gather.copy(p, slot.stage, k);
       if (++pending < kLag) continue;
@@ -148,20 +147,31 @@ QWEN3_DEVICE void produce_gathered(const Product& p, int k_tiles) {
   while (pending > 0) announce();
 }
 
+// Rows of the output that a thread holds, [2]; -1: none.
+struct Rows {
+  int at[2];
+};
 template <bool kGateUp>
-QWEN3_DEVICE void write_tile(const Accumulator& acc, const Product& p, const Tile& tile) {
-  const int t = thread_index().x % 4, n = kGateUp ? p.n / 2 : p.n, column0 = kGateUp ? tile.column0 / 2 : tile.column0;
-  constexpr int kQuads = (kGateUp ? kN / 2 : kN) / 32;
+QWEN3_DEVICE Rows find_rows(const Product& p, const Tile& tile) {
+  Rows rows;
   QWEN3_UNROLL
   for (int h = 0; h < 2; ++h) {
     const int row = held_row() + h * 8;
-    const bool row_inside = row < tile.count;
-    int64_t out_row = tile.begin + row;
-    if (!kGateUp) out_row = row_inside ? load(p.order + tile.begin + row) : 0;
-    Bf16* to = p.out + out_row * n + column0;
+    rows.at[h] = row >= tile.count ? -1 : kGateUp ? tile.begin + row : load(p.order + tile.begin + row);
+  }
+  return rows;
+}
+
+template <bool kGateUp>
+QWEN3_DEVICE void write_tile(const Accumulator<kN>& acc, const Product& p, const Rows& rows, int tile_column) {
+  const int t = thread_index().x % 4, n = kGateUp ? p.n / 2 : p.n, column0 = kGateUp ? tile_column / 2 : tile_column;
+  constexpr int kQuads = (kGateUp ? kN / 2 : kN) / 32;
+  QWEN3_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    Bf16* to = p.out + static_cast<int64_t>(rows.at[h]) * n + column0;
     QWEN3_UNROLL
     for (int i = 0; i < kQuads; ++i) {
-      const bool inside = row_inside && column0 + i * 32 + t * 8 < n;
+      const bool inside = rows.at[h] >= 0 && column0 + i * 32 + t * 8 < n;
       uint32_t words[4];
       QWEN3_UNROLL
       for (int u = 0; u < 4; ++u) words[u] = kGateUp ? gated_pair(acc, i * 4 + u, h) : plain_pair(acc, i * 4 + u, h);
@@ -176,21 +186,29 @@ QWEN3_DEVICE void consume(const Product& p, int k_tiles) {
   Slot slot;
   Cursor cursor;
   Tile tile;
-  for (int i = block_index().x; cursor.find(i, p, tile); i += grid_dim().x) {
+  int i = block_index().x;
+  bool more = cursor.find(i, p, tile);
+  while (more) {
+    const Tile mine = tile;
     if (consumer * 64 >= tile.count) {
-      skip_stages(slot, k_tiles);
+      more = cursor.find(i += grid_dim().x, p, tile);
+      R::skip(slot, k_tiles);
       continue;
     }
-    Accumulator acc;
-    multiply_stages(acc, slot, consumer, k_tiles);
-    write_tile<kGateUp>(acc, p, tile);
+    Accumulator<kN> acc;
+    Rows rows{};
+    R::multiply(acc, slot, consumer, k_tiles, [&] {
+      rows = find_rows<kGateUp>(p, mine);
+      more = cursor.find(i += grid_dim().x, p, tile);
+    });
+    write_tile<kGateUp>(acc, p, rows, mine.column0);
   }
 }
 
 template <bool kGateUp>
 QWEN3_KERNEL(kThreads)
 moe_hopper_kernel(QWEN3_GRID_CONSTANT const Product p) {
-  if (thread_index().x == 0) Barriers().init(kGateUp ? kProducers + 1 : 1);
+  if (thread_index().x == 0) R::init(kGateUp ? kProducers + 1 : 1);
   grid_dependency_wait();
   for (int i = thread_index().x; i <= p.n_experts; i += kThreads) offset_table().store(i, load(p.offsets + i));
   block_sync();
@@ -222,7 +240,7 @@ void moe_experts_hopper(Stream stream, const MoeOperands& o, const MoeShape& sha
     const int most = row_tiles * ((p.n + kN - 1) / kN);
     const LaunchShape grid{{most < multiprocessors ? most : multiprocessors, 1, 1},
                            {kThreads, 1, 1},
-                           kSharedBytes + (p.n_experts + 1) * 4,
+                           R::kSharedBytes + (p.n_experts + 1) * 4,
                            true};
     launch(stream, name, kernel, grid, p);
   };
