@@ -189,6 +189,7 @@ struct MoeOperands {
   // [n_experts] in device memory, from describe_expert: moe_experts_hopper only.
   const TensorMap* gate_up_maps = nullptr;
   const TensorMap* down_maps = nullptr;
+  int32_t* drawn = nullptr;  // scratch of moe_experts_hopper, [2], zero before the first launch, and each leaves it so
 };
 // gated = silu(x gate^T) * (x up^T) and products = gated down^T for the chosen experts. few_rows: the streaming
 // version.
