@@ -18,8 +18,8 @@ namespace qwen3::cuda::hopper {
 constexpr int kM = 128, kK = 64, kThreads = 384;
 constexpr int kBarrierBytes = 1024;  // keeps the stages on the 1,024 bytes of the swizzle's pattern
 
-// Registers of a thread after setmaxnreg: 128 * 40 + 256 * 232 of 65,536.
-constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+// Registers of a thread after setmaxnreg: 128 * 56 + 256 * 224, the 64,512 that 384 threads begin with.
+constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
 
 // A stage of the ring and the parity of the phase that is waited for.
 struct Slot {
@@ -37,7 +37,7 @@ struct Accumulator {
 // The ring of stages of tiles of 128 x kN: x of a stage, [128, 64], and the weight's [kN, 64] behind it.
 template <int kN>
 struct Ring {
-  static constexpr int kStages = kN > 256 ? 3 : 4;  // what 227 KB hold, and not more than four
+  static constexpr int kStages = kN > 256 ? 3 : kN > 128 ? 4 : 6;  // 168 to 192 KB
   static constexpr int kStageElements = (kM + kN) * kK;
   static constexpr int kSharedBytes = kBarrierBytes + kStages * kStageElements * 2;
   static constexpr int kBox = Accumulator<kN>::kColumns;  // rows of the weight that a copy moves
