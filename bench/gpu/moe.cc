@@ -42,12 +42,13 @@ class MoeBench {
     router_ = b_.random_buffer(bytes_of({s_.n_experts, s_.hidden, 2}));
     ids_ = DeviceBuffer(bytes_of({assigned_, 4})), shares_ = DeviceBuffer(bytes_of({assigned_, 4}));
     order_ = DeviceBuffer(bytes_of({assigned_, 4})), offsets_ = DeviceBuffer(bytes_of({s_.n_experts + 1, 4}));
-    load_ = DeviceBuffer(bytes_of({s_.n_experts, 4}));
+    load_ = DeviceBuffer(bytes_of({s_.n_experts, 4})), drawn_ = DeviceBuffer(8);
     gated_ = DeviceBuffer(bytes_of({assigned_, s_.ffn, 2}));
     products_ = DeviceBuffer(bytes_of({assigned_, s_.hidden, 4}));
     out_ = DeviceBuffer(bytes_of({s_.n_rows, s_.hidden, 4}));
     few_scores_ = DeviceBuffer(bytes_of({kMoeFewRows, s_.n_experts, 4})), few_arrived_ = DeviceBuffer(16);
     fill_bytes(b_.stream, few_arrived_.as<void>(), 0, 16);
+    fill_bytes(b_.stream, drawn_.as<void>(), 0, drawn_.bytes());
     fill_bytes(b_.stream, load_.as<void>(), 0, load_.bytes());
     fill_bytes(b_.stream, out_.as<void>(), 0, out_.bytes());
     synchronize(b_.stream);
@@ -108,6 +109,7 @@ class MoeBench {
                   products_.as<void>()};
     if (on_hopper(few_rows)) {
       o.gate_up_maps = maps_.as<TensorMap>(), o.down_maps = maps_.as<TensorMap>() + s_.n_experts;
+      o.drawn = drawn_.as<int32_t>();
       moe_experts_hopper(b_.stream, o, s_, b_.device.multiprocessors);
     } else {
       moe_experts(b_.stream, o, s_, few_rows);
@@ -138,7 +140,7 @@ class MoeBench {
   MoeShape s_;
   int64_t assigned_;
   DeviceBuffer weights_, pointers_, maps_, router_, ids_, shares_, order_, offsets_, load_, gated_, products_, out_,
-      few_scores_, few_arrived_;
+      few_scores_, few_arrived_, drawn_;
 };
 
 }  // namespace

@@ -100,6 +100,7 @@ class DeviceExecutable {
   DeviceBuffer tokens_, drawn_, partials_, arrived_, logits_;
   DeviceBuffer ids_, shares_, order_, offsets_, gated_, products_, expert_load_;
   DeviceBuffer route_scores_, route_arrived_;  // of moe_route_few
+  DeviceBuffer tiles_drawn_;                   // of moe_experts_hopper
   DeviceBuffer heads_arrived_;                 // of linear_stream
 
   StepTables tables_;

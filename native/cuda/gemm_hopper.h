@@ -3,10 +3,11 @@
 // Products of row-major bf16 matrices on sm_90a, out = x W^T, as parts of kernels: what the dense layers and the
 // experts share.
 //
-// Tiles of 128 x 256: two consumer warpgroups of 64 x 256 outputs (128 accumulators a thread), so that a tile reads
-// 128 + 256 rows for 128 * 256 products per k. A producer warpgroup keeps four stages of 64 k (48 KB each, 192 KB) in
-// flight; rows of 128 bytes in the 128-byte swizzle are free of bank conflicts for copies and wgmma alike. setmaxnreg
-// gives the producer's registers to the consumers.
+// Tiles of 128 x kN: two consumer warpgroups of 64 x kN outputs (kN / 2 accumulators a thread), so that a tile reads
+// 128 + kN rows for 128 kN products per k: 48 bytes a cycle at 256 columns, of the 64 that L2 gives. A producer
+// warpgroup keeps the stages of 64 k in flight (four of 48 KB at 256 columns); rows of 128 bytes in the 128-byte
+// swizzle are free of bank conflicts for copies and wgmma alike. setmaxnreg gives the producer's registers to the
+// consumers.
 
 #include "cuda/kernels.h"
 #include "cuda/math.h"
@@ -14,74 +15,89 @@
 
 namespace qwen3::cuda::hopper {
 
-constexpr int kM = 128, kN = 256, kK = 64, kStages = 4, kThreads = 384;
-constexpr int kStageElements = (kM + kN) * kK;
+constexpr int kM = 128, kK = 64, kThreads = 384;
 constexpr int kBarrierBytes = 1024;  // keeps the stages on the 1,024 bytes of the swizzle's pattern
-constexpr int kSharedBytes = kBarrierBytes + kStages * kStageElements * 2;
 
-// Registers of a thread after setmaxnreg: 128 * 40 + 256 * 232 of 65,536.
-constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+// Registers of a thread after setmaxnreg: 128 * 56 + 256 * 224, the 64,512 that 384 threads begin with.
+constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
 
-struct Barriers {
-  QWEN3_DEVICE Shared<uint64_t> full(int stage) const { return shared_memory<uint64_t>(stage * 8); }
-  QWEN3_DEVICE Shared<uint64_t> empty(int stage) const { return shared_memory<uint64_t>(64 + stage * 8); }
+// A stage of the ring and the parity of the phase that is waited for.
+struct Slot {
+  int stage = 0, parity = 0;
+};
+
+// What 64 x kN outputs of a consumer are held in: more than 256 columns are two products.
+template <int kN>
+struct Accumulator {
+  static constexpr int kParts = kN > 256 ? 2 : 1, kColumns = kN / kParts;
+  WgmmaRegisters<float, kColumns / 2> part[kParts];
+  QWEN3_DEVICE float get(int i) const { return part[i / (kColumns / 2)].get(i % (kColumns / 2)); }
+};
+
+// The ring of stages of tiles of 128 x kN: x of a stage, [128, 64], and the weight's [kN, 64] behind it.
+template <int kN>
+struct Ring {
+  static constexpr int kStages = kN > 256 ? 3 : kN > 128 ? 4 : 6;  // 168 to 192 KB
+  static constexpr int kStageElements = (kM + kN) * kK;
+  static constexpr int kSharedBytes = kBarrierBytes + kStages * kStageElements * 2;
+  static constexpr int kBox = Accumulator<kN>::kColumns;  // rows of the weight that a copy moves
+
+  QWEN3_DEVICE static Shared<uint64_t> full(int stage) { return shared_memory<uint64_t>(stage * 8); }
+  QWEN3_DEVICE static Shared<uint64_t> empty(int stage) { return shared_memory<uint64_t>(64 + stage * 8); }
   // By one thread; producers: arrivals that fill a stage, besides the bytes of TMA.
-  QWEN3_DEVICE void init(int producers) const {
+  QWEN3_DEVICE static void init(int producers) {
     for (int s = 0; s < kStages; ++s) {
       mbarrier_init(full(s), producers);
       mbarrier_init(empty(s), 8);  // the warps of the consumers
     }
     fence_mbarrier_init();
   }
-};
-
-// A stage of the ring and the parity of the phase that is waited for.
-struct Slot {
-  int stage = 0, parity = 0;
-  QWEN3_DEVICE void next() {
-    if (++stage == kStages) stage = 0, parity ^= 1;
+  QWEN3_DEVICE static Shared<Bf16> memory(int stage) {
+    return shared_memory<Bf16>(kBarrierBytes) + stage * kStageElements;
   }
-};
+  QWEN3_DEVICE static void next(Slot& slot) {
+    if (++slot.stage == kStages) slot.stage = 0, slot.parity ^= 1;
+  }
 
-// x of a stage, [128, 64]; the weight's [256, 64] lies behind it.
-QWEN3_DEVICE Shared<Bf16> stage_memory(int stage) {
-  return shared_memory<Bf16>(kBarrierBytes) + stage * kStageElements;
-}
-
-using Accumulator = WgmmaRegisters<float, kN / 2>;
-
-// acc = rows [64 consumer, 64 consumer + 64) of the tile times the weight, over k_tiles stages.
-QWEN3_DEVICE void multiply_stages(Accumulator& acc, Slot& slot, int consumer, int k_tiles) {
-  const Barriers barriers;
-  const int lane = thread_index().x % 32;
-  int previous = -1;
-  for (int k = 0; k < k_tiles; ++k, slot.next()) {
-    mbarrier_wait(barriers.full(slot.stage), slot.parity);
-    const uint32_t a = (stage_memory(slot.stage) + consumer * 64 * kK).address();
-    const uint32_t b = (stage_memory(slot.stage) + kM * kK).address();
-    wgmma_fence();
-    QWEN3_UNROLL
-    for (int step = 0; step < kK / 16; ++step) {  // 16 k are 32 bytes along the swizzled row
-      wgmma<kN>(acc, matrix_descriptor(a + step * 32, 16, 1024, Swizzle::k128),
-                matrix_descriptor(b + step * 32, 16, 1024, Swizzle::k128), k > 0 || step > 0);
+  // acc = rows [64 consumer, 64 consumer + 64) of the tile times the weight, over k_tiles stages. meanwhile(): once,
+  // under the first products.
+  template <class Meanwhile>
+  QWEN3_DEVICE static void multiply(Accumulator<kN>& acc, Slot& slot, int consumer, int k_tiles, Meanwhile meanwhile) {
+    using Acc = Accumulator<kN>;
+    const int lane = thread_index().x % 32;
+    int previous = -1;
+    for (int k = 0; k < k_tiles; ++k, next(slot)) {
+      mbarrier_wait(full(slot.stage), slot.parity);
+      const uint32_t a = (memory(slot.stage) + consumer * 64 * kK).address();
+      const uint32_t b = (memory(slot.stage) + kM * kK).address();
+      wgmma_fence();
+      QWEN3_UNROLL
+      for (int step = 0; step < kK / 16; ++step) {  // 16 k are 32 bytes along the swizzled row
+        QWEN3_UNROLL
+        for (int p = 0; p < Acc::kParts; ++p) {
+          wgmma<Acc::kColumns>(acc.part[p], matrix_descriptor(a + step * 32, 16, 1024, Swizzle::k128),
+                               matrix_descriptor(b + p * Acc::kColumns * kK * 2 + step * 32, 16, 1024, Swizzle::k128),
+                               k > 0 || step > 0);
+        }
+      }
+      wgmma_commit();
+      if (k == 0) meanwhile();
+      wgmma_wait<1>();  // the products of the stage before are over
+      if (previous >= 0 && lane == 0) mbarrier_arrive(empty(previous));
+      previous = slot.stage;
     }
-    wgmma_commit();
-    wgmma_wait<1>();  // the products of the stage before are over
-    if (previous >= 0 && lane == 0) mbarrier_arrive(barriers.empty(previous));
-    previous = slot.stage;
+    wgmma_wait<0>();
+    if (lane == 0) mbarrier_arrive(empty(previous));
   }
-  wgmma_wait<0>();
-  if (lane == 0) mbarrier_arrive(barriers.empty(previous));
-}
 
-// For a consumer that has no rows in this tile: lets its stages pass.
-QWEN3_DEVICE void skip_stages(Slot& slot, int k_tiles) {
-  const Barriers barriers;
-  for (int k = 0; k < k_tiles; ++k, slot.next()) {
-    mbarrier_wait(barriers.full(slot.stage), slot.parity);
-    if (thread_index().x % 32 == 0) mbarrier_arrive(barriers.empty(slot.stage));
+  // For a consumer that has no rows in this tile: lets its stages pass.
+  QWEN3_DEVICE static void skip(Slot& slot, int k_tiles) {
+    for (int k = 0; k < k_tiles; ++k, next(slot)) {
+      mbarrier_wait(full(slot.stage), slot.parity);
+      if (thread_index().x % 32 == 0) mbarrier_arrive(empty(slot.stage));
+    }
   }
-}
+};
 
 // The first of the two rows, g and g + 8, that a thread holds of a tile: register i = 4 j + 2 h + {0, 1} is row
 // g + 8 h, columns 8 j + 2 t + {0, 1}.
@@ -117,11 +133,13 @@ QWEN3_DEVICE Float4 join_pairs(Float2 a, Float2 b) {
 
 // A thread's two columns of a group of 8, of row g + 8 h, as bf16. gated: the group-th 8 of silu(gate) * up, which come
 // as 8 columns of gate and 8 of up in turn.
-QWEN3_DEVICE uint32_t gated_pair(const Accumulator& acc, int group, int h) {
+template <int kN>
+QWEN3_DEVICE uint32_t gated_pair(const Accumulator<kN>& acc, int group, int h) {
   const int gate = group * 8 + h * 2, up = gate + 4;
   return pack_bf16(silu(acc.get(gate)) * acc.get(up), silu(acc.get(gate + 1)) * acc.get(up + 1));
 }
-QWEN3_DEVICE uint32_t plain_pair(const Accumulator& acc, int group, int h) {
+template <int kN>
+QWEN3_DEVICE uint32_t plain_pair(const Accumulator<kN>& acc, int group, int h) {
   return pack_bf16(acc.get(group * 4 + h * 2), acc.get(group * 4 + h * 2 + 1));
 }
 

@@ -77,7 +77,9 @@ struct LinearOperands {
 };
 // For many rows: tensor cores, tiles of 128 x 128.
 void linear(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output);
-// The same on sm_90a, by TMA and wgmma; no gather.
+// The same on sm_90a, by TMA and wgmma; no gather. Its tiles are 128 rows by linear_hopper_width columns: 128, 256 or
+// 320, what takes the fewest cycles on so many multiprocessors. No bit of the result depends on it.
+int linear_hopper_width(const LinearShape& shape, int multiprocessors);
 void linear_hopper(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output,
                    int multiprocessors);
 // What linear_stream takes in when rows are very few (linear_stream.cu says why), with the same bits as the kernels
@@ -187,6 +189,7 @@ struct MoeOperands {
   // [n_experts] in device memory, from describe_expert: moe_experts_hopper only.
   const TensorMap* gate_up_maps = nullptr;
   const TensorMap* down_maps = nullptr;
+  int32_t* drawn = nullptr;  // scratch of moe_experts_hopper, [2], zero before the first launch, and each leaves it so
 };
 // gated = silu(x gate^T) * (x up^T) and products = gated down^T for the chosen experts. few_rows: the streaming
 // version.

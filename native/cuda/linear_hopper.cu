@@ -1,6 +1,11 @@
 // out = x W^T for many rows on sm_90a: TMA, wgmma, persistent blocks. See gemm_hopper.h for the tiling.
 //
 // One producer thread fetches both operands by TMA. Blocks walk the tiles in bands of rows that share weights in L2.
+// Tiles are 256 columns wide, or 128 or 320 where their waves over the multiprocessors end fuller: each output is the
+// same sum whatever the width.
+//
+// What the product is added to is asked into L2 under the last 16 stages of a tile, and added there: all blocks come to
+// the end of their tiles together, and loads that they wait for would be as many trips to memory as registers are few.
 
 #include "cuda/gemm_hopper.h"
 #include "cuda/tile_grid.h"
@@ -11,59 +16,82 @@ namespace {
 using namespace hopper;
 
 constexpr int kBand = 16;  // of 132 blocks
+constexpr int kPrefetchStages = 16;
 
-QWEN3_DEVICE void produce(const TensorMap& x, const TensorMap& weight, const TileGrid& grid, int k_tiles) {
-  const Barriers barriers;
+struct Product {
+  LinearShape shape;
+  TileGrid grid;
+  void* out;
+  Output output;
+  QWEN3_DEVICE int k_tiles() const { return (shape.k + kK - 1) / kK; }
+};
+
+// Of the rows of a tile of the f32 output, the share of stage k, into L2.
+template <int kN>
+QWEN3_DEVICE void prefetch_output(const Product& p, int row, int column, int k) {
+  const int k_tiles = p.k_tiles(), stages = k_tiles < kPrefetchStages ? k_tiles : kPrefetchStages;
+  const int rows = (kM + stages - 1) / stages, begin = (k - (k_tiles - stages)) * rows;
+  const int left = p.shape.n - column * kN, columns = left < kN ? left : kN;
+  const auto* out = static_cast<const float*>(p.out) + column * kN;
+  for (int r = begin < 0 ? kM : begin; r < kM && r < begin + rows && row * kM + r < p.shape.n_rows; ++r) {
+    prefetch_l2(out + static_cast<int64_t>(row * kM + r) * p.shape.n, columns * 4);
+  }
+}
+
+template <int kN>
+QWEN3_DEVICE void produce(const TensorMap& x, const TensorMap& weight, const Product& p) {
+  using R = Ring<kN>;
+  const int k_tiles = p.k_tiles();
   Slot slot;
-  for (int tile = block_index().x; tile < grid.count(); tile += grid_dim().x) {
+  for (int tile = block_index().x; tile < p.grid.count(); tile += grid_dim().x) {
     int row, column;
-    grid.locate(tile, row, column);
-    for (int k = 0; k < k_tiles; ++k, slot.next()) {
-      mbarrier_wait(barriers.empty(slot.stage), slot.parity ^ 1);
-      mbarrier_arrive_expect(barriers.full(slot.stage), kStageElements * 2);
-      const auto a = stage_memory(slot.stage);
-      tma_load(a, x, barriers.full(slot.stage), k * kK, row * kM);
-      tma_load(a + kM * kK, weight, barriers.full(slot.stage), k * kK, column * kN);
+    p.grid.locate(tile, row, column);
+    for (int k = 0; k < k_tiles; ++k, R::next(slot)) {
+      const auto full = R::full(slot.stage);
+      mbarrier_wait(R::empty(slot.stage), slot.parity ^ 1);
+      mbarrier_arrive_expect(full, R::kStageElements * 2);
+      const auto to = R::memory(slot.stage);
+      tma_load(to, x, full, k * kK, row * kM);
+      QWEN3_UNROLL
+      for (int i = 0; i < kN; i += R::kBox) tma_load(to + (kM + i) * kK, weight, full, k * kK, column * kN + i);
+      if (p.output == Output::kAddF32) prefetch_output<kN>(p, row, column, k);
     }
   }
 }
 
-// The 64 columns from group j0 of eight on, of row g + 8 h. What is added to is fetched before anything is written.
-QWEN3_DEVICE void write_f32_part(const Accumulator& acc, float* to, int j0, int h, int columns, bool add) {
-  const int t = thread_index().x % 4, first = (j0 + t % 2) * 8 + t / 2 * 4;
-  Float4 old[4] = {};
-  QWEN3_UNROLL
-  for (int u = 0; u < 4; ++u) {
-    if (add && first + u * 16 < columns) old[u] = load(reinterpret_cast<const Float4*>(to + first + u * 16));
-  }
-  QWEN3_UNROLL
-  for (int u = 0; u < 4; ++u) {
-    const int a = (j0 + u * 2) * 4 + h * 2, b = a + 4;
-    const Float4 v = join_pairs({acc.get(a), acc.get(a + 1)}, {acc.get(b), acc.get(b + 1)});
-    if (first + u * 16 >= columns) continue;
-    store(reinterpret_cast<Float4*>(to + first + u * 16),
-          {v.x + old[u].x, v.y + old[u].y, v.z + old[u].z, v.w + old[u].w});
-  }
-}
-
-QWEN3_DEVICE void write_f32(const Accumulator& acc, float* out, int64_t row, int n_rows, int n, int column0, bool add) {
+// Rows g and g + 8 of the warp's 16, of the tile that begins at column0. add: to what is there.
+template <int kN, bool kAdd>
+QWEN3_DEVICE void write_f32(const Accumulator<kN>& acc, float* out, int64_t row, const LinearShape& shape,
+                            int column0) {
+  const int t = thread_index().x % 4, first = column0 + t % 2 * 8 + t / 2 * 4;
   QWEN3_UNROLL
   for (int h = 0; h < 2; ++h) {
-    const int columns = row + h * 8 < n_rows ? n - column0 : 0;
-    float* const to = out + (row + h * 8) * n + column0;
+    const int columns = row + h * 8 < shape.n_rows ? shape.n : 0;
+    float* const to = out + (row + h * 8) * shape.n;
     QWEN3_UNROLL
-    for (int j0 = 0; j0 < kN / 8; j0 += 8) write_f32_part(acc, to, j0, h, columns, add);
+    for (int j = 0; j < kN / 8; j += 2) {
+      const int a = j * 4 + h * 2, b = a + 4, at = first + j * 8;
+      const Float4 v = join_pairs({acc.get(a), acc.get(a + 1)}, {acc.get(b), acc.get(b + 1)});
+      if (at >= columns) continue;
+      if (kAdd) {
+        reduce_add(reinterpret_cast<Float4*>(to + at), v);
+      } else {
+        store(reinterpret_cast<Float4*>(to + at), v);
+      }
+    }
   }
 }
 
-QWEN3_DEVICE void write_gated(const Accumulator& acc, Bf16* out, int64_t row, int n_rows, int n, int column0) {
-  const int t = thread_index().x % 4;
+template <int kN>
+QWEN3_DEVICE void write_gated(const Accumulator<kN>& acc, Bf16* out, int64_t row, const LinearShape& shape,
+                              int column0) {
+  const int t = thread_index().x % 4, n = shape.n / 2;
   QWEN3_UNROLL
   for (int h = 0; h < 2; ++h) {
-    Bf16* to = out + (row + h * 8) * (n / 2) + column0 / 2;
+    Bf16* to = out + (row + h * 8) * n + column0 / 2;
     QWEN3_UNROLL
     for (int i = 0; i < kN / 64; ++i) {
-      const bool inside = row + h * 8 < n_rows && column0 / 2 + i * 32 + t * 8 < n / 2;
+      const bool inside = row + h * 8 < shape.n_rows && column0 / 2 + i * 32 + t * 8 < n;
       const uint32_t words[4] = {gated_pair(acc, i * 4, h), gated_pair(acc, i * 4 + 1, h),
                                  gated_pair(acc, i * 4 + 2, h), gated_pair(acc, i * 4 + 3, h)};
       store_quad(to + i * 32, words, inside);
@@ -71,54 +99,88 @@ QWEN3_DEVICE void write_gated(const Accumulator& acc, Bf16* out, int64_t row, in
   }
 }
 
-QWEN3_DEVICE void consume(const TileGrid& grid, int k_tiles, const LinearShape& shape, void* out, Output output) {
-  const int consumer = thread_index().x / 128 - 1;
+template <int kN>
+QWEN3_DEVICE void consume(const Product& p) {
+  const int consumer = thread_index().x / 128 - 1, k_tiles = p.k_tiles();
   Slot slot;
-  for (int tile = block_index().x; tile < grid.count(); tile += grid_dim().x) {
-    Accumulator acc;
-    multiply_stages(acc, slot, consumer, k_tiles);
-    int row, column;
-    grid.locate(tile, row, column);
+  for (int tile = block_index().x; tile < p.grid.count(); tile += grid_dim().x) {
+    Accumulator<kN> acc;
+    int row = 0, column = 0;
+    Ring<kN>::multiply(acc, slot, consumer, k_tiles, [&] { p.grid.locate(tile, row, column); });
     const int64_t first = row * kM + held_row();
-    if (output == Output::kSiluMul) {
-      write_gated(acc, static_cast<Bf16*>(out), first, shape.n_rows, shape.n, column * kN);
+    if (p.output == Output::kSiluMul) {
+      write_gated<kN>(acc, static_cast<Bf16*>(p.out), first, p.shape, column * kN);
+    } else if (p.output == Output::kAddF32) {
+      write_f32<kN, true>(acc, static_cast<float*>(p.out), first, p.shape, column * kN);
     } else {
-      write_f32(acc, static_cast<float*>(out), first, shape.n_rows, shape.n, column * kN, output == Output::kAddF32);
+      write_f32<kN, false>(acc, static_cast<float*>(p.out), first, p.shape, column * kN);
     }
   }
 }
 
+template <int kN>
 QWEN3_KERNEL(kThreads)
 linear_hopper_kernel(QWEN3_GRID_CONSTANT const TensorMap x, QWEN3_GRID_CONSTANT const TensorMap weight,
-                     LinearShape shape, TileGrid grid, void* out, Output output) {
-  const Barriers barriers;
+                     QWEN3_GRID_CONSTANT const Product p) {
   if (thread_index().x == 0) {
     tma_prefetch(x), tma_prefetch(weight);
-    barriers.init(1);
+    Ring<kN>::init(1);
   }
   block_sync();
   grid_dependency_wait();
-  const int k_tiles = (shape.k + kK - 1) / kK;
   if (thread_index().x < 128) {
     set_max_registers_down<kProducerRegisters>();
-    if (thread_index().x == 0) produce(x, weight, grid, k_tiles);
+    if (thread_index().x == 0) produce<kN>(x, weight, p);
   } else {
     set_max_registers_up<kConsumerRegisters>();
-    consume(grid, k_tiles, shape, out, output);
+    consume<kN>(p);
   }
   grid_dependency_launch();
 }
 
-}  // namespace
-
-void linear_hopper(Stream stream, const LinearOperands& o, const LinearShape& shape, Output output,
-                   int multiprocessors) {
+template <int kN>
+void launch_tiles(Stream stream, const LinearOperands& o, const LinearShape& shape, Output output,
+                  int multiprocessors) {
   const TileGrid grid{(shape.n_rows + kM - 1) / kM, (shape.n + kN - 1) / kN, kBand};
   const int tiles = grid.rows * grid.columns;
   const LaunchShape launch_shape{
-      {tiles < multiprocessors ? tiles : multiprocessors, 1, 1}, {kThreads, 1, 1}, kSharedBytes, true};
-  launch(stream, "linear_hopper", linear_hopper_kernel, launch_shape, describe_matrix(o.x, shape.n_rows, shape.k, kM),
-         describe_matrix(o.weight, shape.n, shape.k, kN), shape, grid, o.out, output);
+      {tiles < multiprocessors ? tiles : multiprocessors, 1, 1}, {kThreads, 1, 1}, Ring<kN>::kSharedBytes, true};
+  launch(stream, "linear_hopper", linear_hopper_kernel<kN>, launch_shape,
+         describe_matrix(o.x, shape.n_rows, shape.k, kM), describe_matrix(o.weight, shape.n, shape.k, Ring<kN>::kBox),
+         Product{shape, grid, o.out, output});
+}
+
+// Cycles of all waves of such tiles, per 64 k. A stage takes as long as its products, 4 a column, or its bytes at 56 a
+// cycle from L2.
+int64_t cycles(const LinearShape& shape, int columns, int multiprocessors) {
+  const int64_t tiles = int64_t{(shape.n_rows + kM - 1) / kM} * ((shape.n + columns - 1) / columns);
+  const int64_t waves = (tiles + multiprocessors - 1) / multiprocessors;
+  const int products = 4 * columns, bytes = (kM + columns) * kK * 2 / 56;
+  return waves * (products > bytes ? products : bytes);
+}
+
+}  // namespace
+
+int linear_hopper_width(const LinearShape& shape, int multiprocessors) {
+  // 256 unless another is better by a thirty-second: less is within what the estimate leaves out.
+  int best = 256;
+  int64_t least = cycles(shape, best, multiprocessors) * 31 / 32;
+  for (const int columns : {320, 128}) {
+    if (const int64_t these = cycles(shape, columns, multiprocessors); these < least) best = columns, least = these;
+  }
+  return best;
+}
+
+void linear_hopper(Stream stream, const LinearOperands& o, const LinearShape& shape, Output output,
+                   int multiprocessors) {
+  switch (linear_hopper_width(shape, multiprocessors)) {
+    case 128:
+      return launch_tiles<128>(stream, o, shape, output, multiprocessors);
+    case 256:
+      return launch_tiles<256>(stream, o, shape, output, multiprocessors);
+    default:
+      return launch_tiles<320>(stream, o, shape, output, multiprocessors);
+  }
 }
 
 }  // namespace qwen3::cuda

@@ -14,7 +14,7 @@ QWEN3_DEVICE float warp_sum(float x) {
 
 // x / (1 + e^-x); e^-x = 2^(-x log2 e).
 QWEN3_DEVICE float silu(float x) {
-  return x / (1.0f + exp2_approx(-1.44269504f * x));
+  return divide_approx(x, 1.0f + exp2_approx(-1.44269504f * x));
 }
 
 }  // namespace qwen3::cuda

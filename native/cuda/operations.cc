@@ -172,7 +172,8 @@ void DeviceExecutable::launch_moe(const Operation& op) {
                                gated_.as<Bf16>(),
                                products_.as<void>(),
                                op.gate_up_maps.as<TensorMap>(),
-                               op.down_maps.as<TensorMap>()};
+                               op.down_maps.as<TensorMap>(),
+                               tiles_drawn_.as<int32_t>()};
     float* out = f32(o.out) + int64_t{range.begin} * hidden_;
     if (hopper_ && !range.decode) {
       moe_experts_hopper(stream_, operands, shape, multiprocessors_);

@@ -50,6 +50,7 @@ struct Layer {
   DeviceArray<float> shares, products, out;
   DeviceArray<Bf16> gated, rounded_products;
   DeviceArray<TensorMap> gate_up_maps, down_maps;
+  DeviceArray<int32_t> drawn;
 
   Layer(Random& random, const MoeShape& s)
       : shape(s),
@@ -69,7 +70,9 @@ struct Layer {
         gated(size_t(s.n_rows) * s.top_k * s.ffn, "gated"),
         rounded_products(size_t(s.n_rows) * s.top_k * s.hidden, "rounded_products"),
         gate_up_maps(size_t(s.n_experts)),
-        down_maps(size_t(s.n_experts)) {
+        down_maps(size_t(s.n_experts)),
+        drawn(2) {
+    drawn[0] = drawn[1] = 0;
     const float scale = 1 / std::sqrt(static_cast<float>(s.hidden));
     fill(random, x, 1), fill(random, router, 2 * scale), fill(random, gate_up, scale), fill(random, down, scale);
     for (int e = 0; e < s.n_experts; ++e) {
@@ -86,8 +89,9 @@ struct Layer {
                   offsets.data(), gated.data(),      products.data()};
     if (path == Path::kHopper) {
       o.products = rounded_products.data();
-      o.gate_up_maps = gate_up_maps.data(), o.down_maps = down_maps.data();
+      o.gate_up_maps = gate_up_maps.data(), o.down_maps = down_maps.data(), o.drawn = drawn.data();
       moe_experts_hopper(nullptr, o, shape, multiprocessors);
+      CHECK(drawn[0] == 0 && drawn[1] == 0);
       if (combined) moe_combine(nullptr, rounded_products.data(), shares.data(), shape, out.data());
       return;
     }

@@ -1,6 +1,8 @@
 // Every CUDA kernel on the host emulation, on random small shapes, against the formula in float64 over the same bf16
 // inputs; and the counts that the mathematics bounds: bytes read once, no bank conflicts, FLOPs.
 
+#include <cstring>
+
 #include "cuda/kernels.h"
 #include "cuda_testing.h"
 
@@ -142,15 +144,48 @@ void test_hopper_counts(Random& random) {
   const int rows = 256, n = 512, k = 192;
   const Bf16Matrix w(random, n, k), x(random, rows, k);
   DeviceArray<float> out(static_cast<size_t>(rows) * n);
-  linear_hopper(nullptr, {x.data.data(), w.data.data(), out.data()}, {rows, n, k}, Output::kStoreF32, 3);
+  linear_hopper(nullptr, {x.data.data(), w.data.data(), out.data()}, {rows, n, k}, Output::kStoreF32, 2);
   const auto& c = last();
   const int64_t minimum = int64_t{rows / 128} * (n / 256) * (128 + 256) * k * 2 / 32;
   CHECK(double(c.global_read_sectors) <= 1.05 * double(minimum) && c.tma_read_sectors == c.global_read_sectors);
   CHECK(c.global_written_sectors == int64_t{rows} * n * 4 / 32);
   CHECK(c.matrix_flops == int64_t{2} * rows * n * k && c.bank_conflicts == 0);
   DeviceArray<Bf16> gated(static_cast<size_t>(rows) * n / 2);
-  linear_hopper(nullptr, {x.data.data(), w.data.data(), gated.data()}, {rows, n, k}, Output::kSiluMul, 3);
+  linear_hopper(nullptr, {x.data.data(), w.data.data(), gated.data()}, {rows, n, k}, Output::kSiluMul, 2);
   CHECK(last().global_written_sectors == int64_t{rows} * n / 32);
+  // What is added to is read once besides.
+  std::fill(out.begin(), out.end(), 0.0f);
+  linear_hopper(nullptr, {x.data.data(), w.data.data(), out.data()}, {rows, n, k}, Output::kAddF32, 2);
+  const int64_t sectors = int64_t{rows} * n * 4 / 32;
+  CHECK(last().global_written_sectors == sectors);
+  CHECK(last().global_read_sectors == last().tma_read_sectors + sectors && last().bank_conflicts == 0);
+}
+
+// Tiles of every width give the same bits.
+void test_hopper_widths(Random& random) {
+  const int rows = static_cast<int>(random.between(129, 200)), n = 640, k = 8 * static_cast<int>(random.between(1, 40));
+  const LinearShape shape{rows, n, k};
+  const Bf16Matrix w(random, n, k), x(random, rows, k);
+  const Output output = static_cast<Output>(random.between(0, 2));
+  const size_t size = static_cast<size_t>(rows) * n;
+  std::vector<float> before(size), first;
+  for (float& v : before) v = random.normal();
+  for (const auto& [multiprocessors, width] : {std::pair{10, 128}, {6, 256}, {4, 320}}) {
+    CHECK(linear_hopper_width(shape, multiprocessors) == width);
+    DeviceArray<float> out(size);
+    std::copy(before.begin(), before.end(), out.begin());
+    linear_hopper(nullptr, {x.data.data(), w.data.data(), out.data()}, shape, output, multiprocessors);
+    if (first.empty()) first.assign(out.begin(), out.end());
+    CHECK(std::memcmp(first.data(), out.data(), size * 4) == 0);
+  }
+}
+
+// The widths that the shapes of the family take on the 132 multiprocessors of an H200.
+void test_hopper_choice() {
+  CHECK(linear_hopper_width({4096, 4096, 4096}, 132) == 256);  // 8B o: 3.9 of 4 waves
+  CHECK(linear_hopper_width({4096, 2560, 4096}, 132) == 320);  // 4B o: 1.9 of 2, not 2.4 of 3
+  CHECK(linear_hopper_width({512, 4096, 4096}, 132) == 128);   // 128 tiles, not 64
+  CHECK(linear_hopper_width({4096, 24576, 4096}, 132) == 256);
 }
 
 // More row tiles than a band of the tile order has, and a band that is not full: each tile once.
@@ -209,7 +244,9 @@ int main(int argc, char** argv) {
     }
     test_stream_counts(random);
     if (kCounted) test_hopper_counts(random);
+    if (has_hopper()) test_hopper_widths(random);
   });
+  test_hopper_choice();
   Random random(seed(), 1000);
   without_faults([&] { test_bands(random, Path::kTiles); });
   if (has_hopper()) without_faults([&] { test_bands(random, Path::kHopper); });

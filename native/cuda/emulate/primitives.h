@@ -77,6 +77,22 @@ void store(T* p, std::type_identity_t<T> value, Where where = Where::current()) 
                                 reinterpret_cast<uintptr_t>(p), sizeof(T), true);
   std::memcpy(p, &value, sizeof(T));
 }
+// Read and written. Two additions to one element are a race: their order would decide the sum.
+inline void reduce_add(Float4* p, Float4 value, Where where = Where::current()) {
+  auto& block = emulate::Block::current();
+  block.global_write(p, sizeof(Float4), alignof(Float4), where);
+  const int thread = block.self().index;
+  for (const bool write : {false, true}) {
+    block.grouper().global_access(thread / 32, thread % 32, static_cast<int>(where.line()),
+                                  reinterpret_cast<uintptr_t>(p), sizeof(Float4), write);
+  }
+  p->x += value.x, p->y += value.y, p->z += value.z, p->w += value.w;
+}
+// Moves nothing that a kernel could see: who reads what was prefetched is counted.
+inline void prefetch_l2(const void* p, int bytes, Where where = Where::current()) {
+  emulate::Block::current().check_global(p, static_cast<uint32_t>(bytes), 16, where);
+  if (bytes % 16 != 0) emulate::Block::current().fail(emulate::Fault::kGlobalAlignment, "prefetch of odd size", where);
+}
 inline int32_t atomic_add(int32_t* p, int32_t value, Where where = Where::current()) {
   emulate::Block::current().global_atomic(p, 4, where);
   const int32_t old = *p;
@@ -292,6 +308,10 @@ inline void grid_dependency_launch() {}
 inline float exp2_approx(float x) {
   const float y = std::exp2(x);
   return std::fpclassify(y) == FP_SUBNORMAL ? 0.0f : y;
+}
+// As div.approx.f32 beyond 2^126.
+inline float divide_approx(float a, float b) {
+  return std::fabs(b) > 0x1p126f && std::fabs(b) < INFINITY ? 0.0f * a : a / b;
 }
 inline float round_to_int(float x) {
   return std::nearbyint(x);

@@ -67,6 +67,25 @@ template <class T>
 QWEN3_DEVICE void store(T* p, std::type_identity_t<T> value) {
   *p = value;
 }
+// *p += value, each of the four by itself: nothing comes back, so nobody waits. One addition to each element: the order
+// of several is not defined.
+QWEN3_DEVICE void reduce_add(Float4* p, Float4 value) {
+#if QWEN3_SM90
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(value.x), "f"(value.y), "f"(value.z),
+               "f"(value.w)
+               : "memory");
+#else
+  __trap();
+#endif
+}
+// From memory into L2: bytes, a multiple of 16, from a multiple of 16 on.
+QWEN3_DEVICE void prefetch_l2(const void* p, int bytes) {
+#if QWEN3_SM90
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#else
+  __trap();
+#endif
+}
 QWEN3_DEVICE int32_t atomic_add(int32_t* p, int32_t value) {
   return atomicAdd(p, value);
 }
@@ -349,6 +368,10 @@ QWEN3_DEVICE float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+// Within 2 ulp; 0 where |b| is beyond 2^126 (PTX ISA, "div.approx.f32").
+QWEN3_DEVICE float divide_approx(float a, float b) {
+  return __fdividef(a, b);
 }
 QWEN3_DEVICE float round_to_int(float x) {
   return rintf(x);
