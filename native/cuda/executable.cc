@@ -195,6 +195,16 @@ bool DeviceExecutable::reserve_partials(size_t n) {
   return any;
 }
 
+// Room for so many rows of logits and for drawing from them; whether anything moved.
+bool DeviceExecutable::reserve_logits(int64_t n) {
+  bool any = logits_.reserve(static_cast<size_t>(n) * static_cast<size_t>(vocab_) * 4);
+  if (sampling_scratch_.reserve(sampling_scratch_bytes(static_cast<int>(n), vocab_))) {
+    fill_bytes(stream_, sampling_scratch_.as<void>(), 0, sampling_scratch_.bytes());
+    any = true;
+  }
+  return any;
+}
+
 void DeviceExecutable::moved() {
   graphs_.clear();
 }
@@ -207,7 +217,7 @@ void DeviceExecutable::prepare(DeviceCache& cache, int64_t decode_rows) {
   tables_.reserve(static_cast<int>(max_rows_), std::min(rows * splits, kMostTiles),
                   std::min(rows * blocks, kMostTableBlocks), kAdjustments);
   reserve_partials(std::min(rows * splits, kMostPartialBytes / (static_cast<size_t>(partial_elements(heads_)) * 4)));
-  logits_.reserve(rows * static_cast<size_t>(vocab_) * 4);
+  reserve_logits(static_cast<int64_t>(rows));
   moved();
   if (one_class_) return;
   const auto most = static_cast<int>(std::min<size_t>(rows, kMostGraphRows));
@@ -224,9 +234,9 @@ int DeviceExecutable::bucket_of(const qwen3_cuda_batch& batch) const {
 
 // Room is made while nothing runs: memory that is given back must not be in use.
 void DeviceExecutable::make_room(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket) {
-  const auto logits = static_cast<size_t>(std::max(batch.n_logits, bucket)) * static_cast<size_t>(vocab_) * 4;
-  bool any = logits_.reserve(logits);
+  bool any = false;
   try {
+    any |= reserve_logits(std::max(batch.n_logits, bucket));
     any |= reserve_partials(static_cast<size_t>(tables_.n_partials()));
     any |= tables_.reserve_planned(batch, sampling, bucket);
   } catch (...) {

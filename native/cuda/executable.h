@@ -59,6 +59,7 @@ class DeviceExecutable {
   // Room for the planned step; nothing of it has run yet.
   void make_room(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket);
   bool reserve_partials(size_t n);
+  bool reserve_logits(int64_t n);
   void moved();
   int bucket_of(const qwen3_cuda_batch& batch) const;
   void capture(int bucket, DeviceCache& cache);
@@ -97,7 +98,7 @@ class DeviceExecutable {
   std::vector<const DeviceWeight*> weights_;
   std::vector<DeviceBuffer> buffers_;
   DeviceBuffer inv_freq_, rope_factor_, cos_, sin_;
-  DeviceBuffer tokens_, drawn_, partials_, arrived_, logits_;
+  DeviceBuffer tokens_, drawn_, partials_, arrived_, logits_, sampling_scratch_;
   DeviceBuffer ids_, shares_, order_, offsets_, gated_, products_, expert_load_;
   DeviceBuffer route_scores_, route_arrived_;  // of moe_route_few
   DeviceBuffer tiles_drawn_;                   // of moe_experts_hopper

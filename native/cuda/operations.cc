@@ -201,7 +201,7 @@ void DeviceExecutable::launch_logits(const Operation& op, DeviceCache& cache) {
 void DeviceExecutable::launch_sampling() {
   if (view_.n_logits == 0) return;
   sample(stream_, logits_.as<float>(), view_.n_logits, vocab_, view_.sampling, view_.adjustments, nullptr,
-         drawn_.as<int32_t>(), nullptr, tokens_.as<int32_t>());
+         drawn_.as<int32_t>(), sampling_scratch_.as<void>(), tokens_.as<int32_t>());
 }
 
 void DeviceExecutable::show(int32_t index, int32_t buffer) {

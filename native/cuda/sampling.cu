@@ -1,13 +1,23 @@
-// Penalties, temperature, top-k, top-p, min-p and the draw, without a sort. See engine/sampler.h for the rules.
+// Penalties, temperature, top-k, top-p, min-p and the draw, without a sort. See engine/sampler.h for the rules. Weights
+// are fixed point (2^39 = 1): sums are exact in any order, so that a row may be spread over blocks as suits the chip.
+// Compiled without contraction (cuda.cmake): exp_f32 must give the host's bits.
 //
-// One block of 512 threads per row. A cut is a boundary in the order (logit descending, id ascending): the first token
-// at which a running sum of counts (top-k) or weights (top-p) reaches its target. It is found by radix selection, 8
-// bits a pass: a histogram of the tokens that share the prefix, then the digit in which the target falls. 4 passes for
-// the bits of the logit, 3 for those of the id. The row (600 KB at 151,936 tokens) stays in L2 between passes; tokens
-// whose weight is 0, nearly all, are skipped before the histogram. Weights are fixed point (2^39 = 1): sums are exact
-// in any order. Compiled without contraction (cuda.cmake): exp_f32 must give the host's bits.
+// The order of the cuts is one number, the rank: 32 bits of the logit, best first, then 24 of the id.
+//
+// sample_kernel: a block per 4,096 logits, which it holds in registers. It checks and adjusts them and keeps the best k
+// of its part: the best ranks of 128 groups of 32 logits are compared with each other, the k-th of them is reached by k
+// logits at least, and the few that reach it are ranked among themselves. The last block of a row does the same with
+// what the parts kept. For k up to 64 and for greedy rows that ends it: no other logit has a weight to be computed.
+//
+// draw_kernel, rows without such a bound: largest logit and range are known now. Weights are summed by slices of 128
+// ids; where there are cuts, counts and weights also by 1,024 buckets of the exponent. The last block finds the bucket
+// in which a cut falls, then the rank by radix selection among the logits of that bucket, 10 bits a pass; then the
+// slice and the token in which the random point falls. The launch is there for every step, because a graph does not
+// know the rows' parameters: its blocks end at once when they have nothing to do.
 
 #include "cuda/sampling.h"
+
+#include <algorithm>
 
 #include "core/math.h"
 #include "core/random.h"
@@ -16,16 +26,28 @@
 namespace qwen3::cuda {
 namespace {
 
-constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr float kOne = 549755813888.0f;  // 2^39
 constexpr float kNegligible = -27.1f;    // 2^-39 = e^-27.03
-
-// Shared memory: a histogram, per-warp sums, and words that one thread tells all.
-constexpr int kHistogram = 0, kSums = 256 * 8, kTold = kSums + kWarps * 8, kBytes = kTold + 32;
 
 QWEN3_DEVICE int32_t order_key(float value) {
   const auto bits = static_cast<int32_t>(f32_as_bits(value + 0.0f));
   return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+QWEN3_DEVICE float key_value(int32_t key) {
+  return bits_as_f32(static_cast<uint32_t>(key ^ ((key >> 31) & 0x7fffffff)));
+}
+
+constexpr int kIdBits = 24;
+constexpr uint64_t kNoRank = ~uint64_t{0};  // worse than any
+QWEN3_DEVICE uint64_t rank_of(float logit, int id) {
+  const uint32_t ordered = static_cast<uint32_t>(order_key(logit)) ^ 0x80000000u;
+  return static_cast<uint64_t>(~ordered) << kIdBits | static_cast<uint64_t>(id);
+}
+QWEN3_DEVICE float rank_value(uint64_t rank) {
+  return key_value(static_cast<int32_t>(~static_cast<uint32_t>(rank >> kIdBits) ^ 0x80000000u));
+}
+QWEN3_DEVICE int rank_id(uint64_t rank) {
+  return static_cast<int>(rank & 0xffffff);
 }
 
 QWEN3_DEVICE uint64_t to_mass(float exponent) {
@@ -37,262 +59,714 @@ QWEN3_DEVICE uint64_t shuffle64(uint64_t value, int lane) {
                  high = shuffle(static_cast<uint32_t>(value >> 32), lane);
   return static_cast<uint64_t>(high) << 32 | low;
 }
-
 QWEN3_DEVICE uint64_t warp_sum64(uint64_t x) {
   const int lane = thread_index().x % 32;
   QWEN3_UNROLL
   for (int mask = 16; mask > 0; mask /= 2) x += shuffle64(x, lane ^ mask);
   return x;
 }
-
-QWEN3_DEVICE uint64_t block_sum64(uint64_t x) {
-  const auto sums = shared_memory<uint64_t>(kSums);
-  x = warp_sum64(x);
-  block_sync();
-  if (thread_index().x % 32 == 0) sums.store(thread_index().x / 32, x);
-  block_sync();
-  uint64_t total = 0;
-  for (int w = 0; w < kWarps; ++w) total += sums.load(w);
-  return total;
-}
-
-// The best (key, lowest id), as one number that is larger for better.
-QWEN3_DEVICE uint64_t block_best(uint64_t x) {
-  const auto sums = shared_memory<uint64_t>(kSums);
+QWEN3_DEVICE uint64_t warp_inclusive64(uint64_t x) {
   const int lane = thread_index().x % 32;
   QWEN3_UNROLL
-  for (int mask = 16; mask > 0; mask /= 2) {
-    const uint64_t other = shuffle64(x, lane ^ mask);
-    if (other > x) x = other;
+  for (int delta = 1; delta < 32; delta *= 2) {
+    const uint64_t below = shuffle64(x, lane >= delta ? lane - delta : lane);
+    if (lane >= delta) x += below;
   }
-  block_sync();
-  if (lane == 0) sums.store(thread_index().x / 32, x);
-  block_sync();
-  uint64_t best = 0;
-  for (int w = 0; w < kWarps; ++w) {
-    if (sums.load(w) > best) best = sums.load(w);
-  }
-  return best;
+  return x;
 }
 
-// The order of the cuts as one ascending number: 32 bits of the key, best first, then 24 of the id.
-QWEN3_DEVICE uint64_t rank_of(int32_t key, int id) {
-  const uint32_t ordered = static_cast<uint32_t>(key) ^ 0x80000000u;
-  return static_cast<uint64_t>(~ordered) << 24 | static_cast<uint64_t>(id);
+// Four logits from `id` on; -infinity behind the vocabulary. Rows are 16-byte aligned where the vocabulary is.
+struct Quad {
+  float v[4];
+};
+QWEN3_DEVICE Quad load_quad(const float* logits, int id, int vocab) {
+  const float none = bits_as_f32(0xff800000u);
+  Quad q{{none, none, none, none}};
+  if (vocab % 4 == 0) {
+    if (id < vocab) {
+      const Float4 x = load(reinterpret_cast<const Float4*>(logits + id));
+      q.v[0] = x.x, q.v[1] = x.y, q.v[2] = x.z, q.v[3] = x.w;
+    }
+  } else {
+    QWEN3_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      if (id + c < vocab) q.v[c] = load(logits + id + c);
+    }
+  }
+  return q;
 }
-constexpr int kRankBits = 56;
+QWEN3_DEVICE void store_quad(float* logits, int id, int vocab, const Quad& q) {
+  if (vocab % 4 == 0) {
+    if (id < vocab) store(reinterpret_cast<Float4*>(logits + id), {q.v[0], q.v[1], q.v[2], q.v[3]});
+  } else {
+    QWEN3_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      if (id + c < vocab) store(logits + id + c, q.v[c]);
+    }
+  }
+}
 
-struct Row {
-  const float* logits;
-  int vocab;
-  float largest, temperature;
-  uint64_t last;      // rank of the last token kept by top-k and top-p
-  uint64_t min_mass;  // by min-p
-  QWEN3_DEVICE uint64_t mass(float logit) const { return to_mass((logit - largest) / temperature); }
-  // 0 for what is cut.
-  QWEN3_DEVICE uint64_t kept(int id) const {
-    const float logit = load(logits + id);
-    const uint64_t m = mass(logit);
-    return m < min_mass || rank_of(order_key(logit), id) > last ? 0 : m;
+// --- scratch of a row ---
+
+constexpr int kPart = 4096, kSlice = 128, kBuckets = 1024;
+constexpr int kMostFew = 64;  // top-k up to which sample_kernel draws
+
+struct alignas(16) RowState {
+  int32_t arrived;   // blocks of the row; 0 between launches
+  int32_t finished;  // sample_kernel has drawn
+  float largest, lowest;
+};
+struct alignas(8) PartState {
+  float lowest;  // that is not -infinity
+  int32_t broken;
+};
+// Bytes from the beginning of a row's scratch to: candidates u64 [few][parts], best first; weights and counts of the
+// buckets, u64 and i32 [kBuckets]; weights of the slices, u64 [slices].
+struct ScratchLayout {
+  int parts, slices, few;
+  int64_t part_states, candidates, bucket_masses, bucket_counts, slice_masses, bytes;
+  template <class T>
+  QWEN3_DEVICE T* at(unsigned char* scratch, int64_t row, int64_t offset) const {
+    return reinterpret_cast<T*>(scratch + row * bytes + offset);
   }
 };
 
-// The rank of the token at which the running sum over kept tokens reaches `target` (at least 1, at most the sum).
-QWEN3_DEVICE uint64_t find_boundary(const Row& row, uint64_t target, bool count) {
-  const auto histogram = shared_memory<uint64_t>(kHistogram), told = shared_memory<uint64_t>(kTold);
-  const int thread = thread_index().x;
-  uint64_t prefix = 0;
-  for (int shift = kRankBits - 8; shift >= 0; shift -= 8) {
-    block_sync();
-    if (thread < 256) histogram.store(thread, 0);
-    block_sync();
-    for (int id = thread; id < row.vocab; id += kThreads) {
-      const uint64_t m = row.kept(id);
-      if (m == 0) continue;
-      const uint64_t rank = rank_of(order_key(load(row.logits + id)), id);
-      if (rank >> shift >> 8 != prefix) continue;
-      shared_atomic_add64(histogram + static_cast<int>(rank >> shift & 255), count ? 1 : m);
-    }
-    block_sync();
-    if (thread == 0) {
-      int digit = 0;
-      uint64_t left = target;
-      while (digit < 255 && histogram.load(digit) < left) left -= histogram.load(digit++);
-      told.store(0, static_cast<uint64_t>(digit)), told.store(1, left);
-    }
-    block_sync();
-    prefix = prefix << 8 | told.load(0);
-    target = told.load(1);
-  }
-  return prefix;
+QWEN3_DEVICE bool is_few(const SamplingRow& s, const ScratchLayout& layout) {
+  return s.temperature == 0 || (s.top_k > 0 && s.top_k <= layout.few);
+}
+QWEN3_DEVICE bool has_cuts(const SamplingRow& s) {
+  return s.top_k > 0 || s.top_p < uint64_t{1} << 32;
 }
 
-QWEN3_DEVICE uint64_t kept_mass(const Row& row, int begin, int end, int step) {
-  uint64_t sum = 0;
-  for (int id = begin; id < end; id += step) sum += row.kept(id);
-  return sum;
-}
-
-// The token in which `point` falls when the kept weights stand one after another by id. Warps own contiguous parts.
-QWEN3_DEVICE int find_point(const Row& row, uint64_t point) {
-  const auto sums = shared_memory<uint64_t>(kSums), told = shared_memory<uint64_t>(kTold);
-  const int warp = thread_index().x / 32, lane = thread_index().x % 32;
-  const int part = (row.vocab + kThreads - 1) / kThreads * 32, begin = warp * part;
-  const int end = begin + part < row.vocab ? begin + part : row.vocab;
-  const uint64_t sum = warp_sum64(kept_mass(row, begin + lane, end, 32));
+// Whether this is the last block of the row to arrive; it then sees what the others wrote.
+QWEN3_DEVICE bool arrive_last(RowState* state, int blocks, Shared<uint32_t> told) {
+  thread_fence();
   block_sync();
-  if (lane == 0) sums.store(warp, sum);
-  block_sync();
-  for (int w = 0; w < warp; ++w) {
-    const uint64_t s = sums.load(w);
-    point = point >= s ? point - s : ~uint64_t{0};  // it fell into an earlier warp's part
-    if (point == ~uint64_t{0}) break;
-  }
-  if (point < sum) {
-    for (int at = begin; at < end; at += 32) {
-      const uint64_t m = at + lane < end ? row.kept(at + lane) : 0;
-      const uint64_t total = warp_sum64(m);
-      if (point >= total) {
-        point -= total;
-        continue;
-      }
-      uint64_t before = m;  // inclusive sum over lanes
-      QWEN3_UNROLL
-      for (int delta = 1; delta < 32; delta *= 2) {
-        const uint64_t below = shuffle64(before, lane >= delta ? lane - delta : lane);
-        if (lane >= delta) before += below;
-      }
-      if (point < before && point >= before - m) told.store(2, static_cast<uint64_t>(at + lane));
-      break;
-    }
+  if (thread_index().x == 0) {
+    told.store(0, atomic_add(&state->arrived, 1) == blocks - 1 ? 1 : 0);
+    thread_fence();  // the other blocks' results
   }
   block_sync();
-  return static_cast<int>(told.load(2));
+  return told.load(0) == 1;
 }
 
-QWEN3_DEVICE void adjust(float* logits, const SamplingRow& row, const TokenAdjustment& a) {
-  float x = load(logits + a.id) + a.bias;
+// --- the best of a part, and of a row ---
+
+constexpr int kThreads = 256, kQuads = kPart / 4 / kThreads, kGroups = kThreads / 2;
+constexpr int kMostListed = kMostFew * kPart / kGroups;  // k groups
+// Shared memory: the list, earlier the part's logits; best ranks of the groups; the best of all; words told to all.
+constexpr int kList = 0, kGroupRanks = kMostListed * 8, kBest = kGroupRanks + kGroups * 8,
+              kBestMasses = kBest + kMostFew * 8, kThreshold = kBestMasses + kMostFew * 8, kCount = kThreshold + 8,
+              kFlag = kCount + 4, kTold = kFlag + 4, kSampleBytes = kTold + 8;
+static_assert(kMostListed * 8 >= kPart * 4);
+
+// Calls emit(place, rank) for the k best of all ranks that the threads' each(visit) visit; `best` is the thread's best.
+// Returns how many there are.
+template <class Each, class Emit>
+QWEN3_DEVICE int keep_best(int k, uint64_t best, const Each& each, const Emit& emit) {
+  const auto list = shared_memory<uint64_t>(kList), groups = shared_memory<uint64_t>(kGroupRanks),
+             threshold = shared_memory<uint64_t>(kThreshold);
+  const auto count = shared_memory<uint32_t>(kCount);
+  const int thread = thread_index().x, half = thread % 2;
+  const uint64_t other = shuffle64(best, thread % 32 ^ 1), group = other < best ? other : best;
+  if (thread == 0) threshold.store(0, kNoRank - 1), count.store(0, 0);
+  if (half == 0) groups.store(thread / 2, group);
+  block_sync();
+  int better = 0;
+  QWEN3_UNROLL_8
+  for (int i = half; i < kGroups; i += 2) better += groups.load(i) < group ? 1 : 0;
+  better += shuffle_xor(better, 1);
+  if (half == 0 && group != kNoRank && better == k - 1) threshold.store(0, group);
+  block_sync();
+  const uint64_t least = threshold.load();
+  each([&](uint64_t rank) {
+    if (rank <= least) list.store(static_cast<int>(shared_atomic_add(count, 1)), rank);
+  });
+  block_sync();
+  const int n = static_cast<int>(count.load());
+  for (int i = thread; i < n; i += kThreads) {
+    const uint64_t rank = list.load(i);
+    int at = 0;
+    for (int j = 0; j < n; ++j) at += list.load(j) < rank ? 1 : 0;
+    if (at < k) emit(at, rank);
+  }
+  return n < k ? n : k;
+}
+
+QWEN3_DEVICE void adjust(Shared<float> values, int first, const SamplingRow& row, const TokenAdjustment& a) {
+  if (a.id < first || a.id >= first + kPart) return;
+  float x = values.load(a.id - first) + a.bias;
   if (a.count >= 0) {
     x = x > 0 ? x / row.repetition_penalty : x * row.repetition_penalty;
     if (a.count > 0) x -= row.frequency_penalty * static_cast<float>(a.count) + row.presence_penalty;
   }
-  store(logits + a.id, a.banned ? bits_as_f32(0xff800000u) : x);
+  values.store(a.id - first, a.banned ? bits_as_f32(0xff800000u) : x);
 }
 
-// `input`: a token that was generated once more than the adjustments know, or -1.
-QWEN3_DEVICE void adjust_all(float* logits, const SamplingRow& s, const TokenAdjustment* adjustments, int input) {
-  int found = 0;
-  for (int i = s.adjustments_begin + thread_index().x; i < s.adjustments_end; i += kThreads) {
-    TokenAdjustment a = load(adjustments + i);
-    if (a.id == input) found = 1, a.count = (a.count > 0 ? a.count : 0) + 1;
-    adjust(logits, s, a);
-  }
-  if (input < 0) return;
-  if (block_sum64(static_cast<uint64_t>(found)) == 0 && thread_index().x == 0) adjust(logits, s, {input, 0, 1, 0});
-}
-
-// log softmax of the raw row: its largest value and the logarithm of the sum of weights.
-struct Normaliser {
-  float largest, log_sum;
-};
-QWEN3_DEVICE Normaliser normalise(const float* logits, int vocab, float largest) {
-  uint64_t sum = 0;
-  for (int id = thread_index().x; id < vocab; id += kThreads) sum += to_mass(load(logits + id) - largest);
-  return {largest, log_f32(static_cast<float>(block_sum64(sum)) / kOne)};
-}
-
-QWEN3_DEVICE float key_value(int32_t key) {
-  return bits_as_f32(static_cast<uint32_t>(key ^ ((key >> 31) & 0x7fffffff)));
-}
-
-// Best token and whether every logit is finite.
-QWEN3_DEVICE uint64_t find_best(const float* logits, int vocab) {
-  uint64_t best = 0;
-  for (int id = thread_index().x; id < vocab; id += kThreads) {
-    const uint64_t x = (uint64_t{1} << kRankBits) - 1 - rank_of(order_key(load(logits + id)), id);
-    if (x > best) best = x;
-  }
-  return (uint64_t{1} << kRankBits) - 1 - block_best(best);
-}
-QWEN3_DEVICE int32_t key_of(uint64_t rank) {
-  return static_cast<int32_t>(~static_cast<uint32_t>(rank >> 24) ^ 0x80000000u);
-}
-
-QWEN3_DEVICE int draw(Row& row, const SamplingRow& s) {
-  // Tokens without weight cannot be kept: counting those that have some gives the same cut.
-  uint64_t n = 0;
-  for (int id = thread_index().x; id < row.vocab; id += kThreads) n += row.kept(id) > 0 ? 1 : 0;
-  n = block_sum64(n);
-  if (n == 0) return -1;
-  if (s.top_k > 0 && static_cast<uint64_t>(s.top_k) < n)
-    row.last = find_boundary(row, static_cast<uint64_t>(s.top_k), true);
-  if (s.top_p < uint64_t{1} << 32) {
-    const uint64_t total = block_sum64(kept_mass(row, thread_index().x, row.vocab, kThreads));
-    const uint64_t target = multiply_high(total, s.top_p << 32);  // floor(total * top_p / 2^32)
-    row.last = find_boundary(row, target > 0 ? target : 1, false);
-  }
-  row.min_mass = s.min_mass;
-  const uint64_t total = block_sum64(kept_mass(row, thread_index().x, row.vocab, kThreads));
-  const Philox4 words = random_words(s.seed, static_cast<uint32_t>(s.choice), s.position);
-  return find_point(row, multiply_high(words.v[0] | static_cast<uint64_t>(words.v[1]) << 32, total));
-}
-
-QWEN3_KERNEL(kThreads)
-sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const TokenAdjustment* adjustments,
-              const uint32_t* mask, int32_t* ids, float* log_probabilities, const int32_t* inputs) {
-  const int64_t r = block_index().x;
+// The part from `first` on goes through shared memory. `input`: a token that was generated once more than the
+// adjustments know, or -1. mask: of the row, or null.
+QWEN3_DEVICE void adjust_part(Quad (&quads)[kQuads], int first, const SamplingRow& s,
+                              const TokenAdjustment* adjustments, int input, const uint32_t* mask, int vocab) {
+  const auto values = shared_memory<float>(kList);
+  const auto found = shared_memory<uint32_t>(kFlag);
   const int thread = thread_index().x;
+  block_sync();  // the flag's last use
+  if (thread == 0) found.store(0, 0);
+  QWEN3_UNROLL
+  for (int j = 0; j < kQuads; ++j) {
+    const Quad& q = quads[j];
+    values.as<Float4>().store(j * kThreads + thread, {q.v[0], q.v[1], q.v[2], q.v[3]});
+  }
+  block_sync();
+  for (int i = s.adjustments_begin + thread; i < s.adjustments_end; i += kThreads) {
+    TokenAdjustment a = load(adjustments + i);
+    if (a.id == input) found.store(0, 1), a.count = (a.count > 0 ? a.count : 0) + 1;
+    adjust(values, first, s, a);
+  }
+  block_sync();  // what other threads adjusted
+  if (input >= 0) {
+    if (thread == 0 && found.load() == 0) adjust(values, first, s, {input, 0, 1, 0});
+    block_sync();
+  }
+  QWEN3_UNROLL
+  for (int j = 0; j < kQuads; ++j) {
+    const int quad = j * kThreads + thread, id = first + quad * 4;
+    const Float4 x = values.as<Float4>().load(quad);
+    quads[j] = {{x.x, x.y, x.z, x.w}};
+    if (!mask || id >= vocab) continue;
+    const uint32_t allowed = load(mask + id / 32) >> (id % 32);  // the four bits lie in one word
+    QWEN3_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      if (!(allowed >> c & 1u)) quads[j].v[c] = bits_as_f32(0xff800000u);
+    }
+  }
+}
+
+// Draws among the n best, whose ranks are in shared memory in order: at most 64, a thread each, and every token that
+// top-k keeps is among them.
+QWEN3_DEVICE void draw_few(int n, const SamplingRow& s, int32_t* id) {
+  const auto ranks = shared_memory<uint64_t>(kBest), masses = shared_memory<uint64_t>(kBestMasses);
+  const int thread = thread_index().x;
+  const uint64_t best = ranks.load(0), rank = thread < n ? ranks.load(thread) : kNoRank;
+  const float largest = rank_value(best);
+  // Where every token is banned there are no weights to draw by: differences of infinities are no numbers.
+  if (s.temperature == 0 || f32_as_bits(largest) == 0xff800000u) {
+    if (thread == 0) store(id, rank_id(best));
+    return;
+  }
+  uint64_t mass = thread < n ? to_mass((rank_value(rank) - largest) / s.temperature) : 0;
+  if (thread < n) masses.store(thread, mass);
+  block_sync();
+  if (s.top_p < uint64_t{1} << 32) {
+    uint64_t before = 0, total = 0;
+    for (int i = 0; i < n; ++i) {
+      if (i == thread) before = total;
+      total += masses.load(i);
+    }
+    const uint64_t target = multiply_high(total, s.top_p << 32);  // floor(total * top_p / 2^32)
+    if (thread > 0 && before >= target) mass = 0;
+  }
+  if (mass < s.min_mass) mass = 0;
+  block_sync();
+  if (thread < n) masses.store(thread, mass);
+  block_sync();
+  if (mass == 0) return;
+  uint64_t before = 0, total = 0;  // by id
+  for (int i = 0; i < n; ++i) {
+    const uint64_t m = masses.load(i);
+    total += m;
+    if (rank_id(ranks.load(i)) < rank_id(rank)) before += m;
+  }
+  const Philox4 words = random_words(s.seed, static_cast<uint32_t>(s.choice), s.position);
+  const uint64_t point = multiply_high(words.v[0] | static_cast<uint64_t>(words.v[1]) << 32, total);
+  if (point >= before && point < before + mass) store(id, rank_id(rank));
+}
+
+QWEN3_KERNEL_OF(kThreads, 4)
+sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const TokenAdjustment* adjustments,
+              const uint32_t* mask, int32_t* ids, const int32_t* inputs, unsigned char* scratch, ScratchLayout layout) {
+  const auto flag = shared_memory<uint32_t>(kFlag), told = shared_memory<uint32_t>(kTold);
+  const int64_t r = block_index().y;
+  const int thread = thread_index().x, part = block_index().x, first = part * kPart;
   float* logits = all_logits + r * vocab;
   grid_dependency_launch();
   grid_dependency_wait();
   const SamplingRow s = load(rows + r);
   if (s.temperature < 0) return;
-  uint64_t broken = 0;
-  for (int id = thread; id < vocab; id += kThreads) {
-    broken += (f32_as_bits(load(logits + id)) & 0x7f800000u) == 0x7f800000u ? 1 : 0;
+  if (thread == 0) flag.store(0, 0);
+  Quad quads[kQuads];
+  QWEN3_UNROLL
+  for (int j = 0; j < kQuads; ++j) quads[j] = load_quad(logits, first + (j * kThreads + thread) * 4, vocab);
+  bool broken = false;
+  QWEN3_UNROLL
+  for (int j = 0; j < kQuads; ++j) {
+    QWEN3_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      broken |=
+          (f32_as_bits(quads[j].v[c]) & 0x7f800000u) == 0x7f800000u && first + (j * kThreads + thread) * 4 + c < vocab;
+    }
   }
-  if (block_sum64(broken) > 0) {
-    if (thread == 0) store(ids + r, -1);
-    return;
+  block_sync();
+  if (ballot(broken) != 0 && thread % 32 == 0) shared_atomic_add(flag, 1);
+  block_sync();
+  broken = flag.load() > 0;
+
+  const int input = inputs && s.input_row >= 0 ? load(inputs + s.input_row) : -1;
+  const uint32_t* const row_mask = mask && s.masked ? mask + r * ((vocab + 31) / 32) : nullptr;
+  const bool few = is_few(s, layout);
+  if (s.adjustments_begin < s.adjustments_end || input >= 0 || row_mask) {
+    adjust_part(quads, first, s, adjustments, input, row_mask, vocab);
+    QWEN3_UNROLL
+    for (int j = 0; j < kQuads; ++j) {
+      if (!few) store_quad(logits, first + (j * kThreads + thread) * 4, vocab, quads[j]);
+    }
   }
-  Normaliser raw{0, 0};
-  // Raw values of adjusted tokens are gone afterwards: the drawn one's adjustment is looked up to undo nothing but
-  // this.
-  const auto saved = shared_memory<float>(kBytes);  // [adjustments of the row]
-  if (log_probabilities) {
-    raw = normalise(logits, vocab, key_value(key_of(find_best(logits, vocab))));
-    for (int i = s.adjustments_begin + thread; i < s.adjustments_end; i += kThreads) {
-      saved.store(i - s.adjustments_begin, load(logits + load(adjustments + i).id));
+
+  // Of equal logits the first has the lowest id: a thread visits its ids ascending.
+  const auto each = [&](const auto& visit) {
+    QWEN3_UNROLL
+    for (int j = 0; j < kQuads; ++j) {
+      QWEN3_UNROLL
+      for (int c = 0; c < 4; ++c) {
+        const int id = first + (j * kThreads + thread) * 4 + c;
+        visit(id < vocab ? rank_of(quads[j].v[c], id) : kNoRank);
+      }
+    }
+  };
+  const int k = !few || s.temperature == 0 ? 1 : s.top_k;
+  auto* const candidates = layout.at<uint64_t>(scratch, r, layout.candidates);
+  uint64_t best = kNoRank;
+  each([&](uint64_t rank) { best = rank < best ? rank : best; });
+  const int kept = keep_best(k, best, each,
+                             [&](int place, uint64_t rank) { store(candidates + place * layout.parts + part, rank); });
+  for (int place = kept + thread; place < k; place += kThreads)
+    store(candidates + place * layout.parts + part, kNoRank);
+
+  float lowest = bits_as_f32(0x7f800000u);
+  if (!few && has_cuts(s)) {
+    for (int i = part * kThreads + thread; i < kBuckets; i += layout.parts * kThreads) {
+      store(layout.at<uint64_t>(scratch, r, layout.bucket_masses) + i, 0);
+      store(layout.at<int32_t>(scratch, r, layout.bucket_counts) + i, 0);
+    }
+    QWEN3_UNROLL
+    for (int j = 0; j < kQuads; ++j) {
+      QWEN3_UNROLL
+      for (int c = 0; c < 4; ++c) {
+        const float x = quads[j].v[c];
+        if (f32_as_bits(x) != 0xff800000u && x < lowest) lowest = x;
+      }
+    }
+    QWEN3_UNROLL
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      const float other = shuffle_xor(lowest, lanes);
+      lowest = other < lowest ? other : lowest;
+    }
+    const auto lows = shared_memory<float>(kGroupRanks);
+    block_sync();
+    if (thread % 32 == 0) lows.store(thread / 32, lowest);
+    block_sync();
+    for (int w = 0; w < kThreads / 32; ++w) lowest = lows.load(w) < lowest ? lows.load(w) : lowest;
+  }
+  auto* const parts = layout.at<PartState>(scratch, r, layout.part_states);
+  auto* const state = layout.at<RowState>(scratch, r, 0);
+  if (thread == 0) store(parts + part, {lowest, broken ? 1 : 0});
+  if (!arrive_last(state, layout.parts, told)) return;
+
+  // The whole row.
+  if (thread == 0) flag.store(0, 0);
+  block_sync();
+  lowest = bits_as_f32(0x7f800000u);
+  for (int p = thread; p < layout.parts; p += kThreads) {
+    const PartState of = load(parts + p);
+    lowest = of.lowest < lowest ? of.lowest : lowest;
+    if (of.broken) shared_atomic_add(flag, 1);
+  }
+  const auto row_each = [&](const auto& visit) {
+    for (int i = thread; i < k * layout.parts; i += kThreads) visit(load(candidates + i));
+  };
+  const auto ranks = shared_memory<uint64_t>(kBest);
+  best = kNoRank;
+  row_each([&](uint64_t rank) { best = rank < best ? rank : best; });
+  const int n = keep_best(k, best, row_each, [&](int place, uint64_t rank) { ranks.store(place, rank); });
+  QWEN3_UNROLL
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    const float other = shuffle_xor(lowest, lanes);
+    lowest = other < lowest ? other : lowest;
+  }
+  const auto lows = shared_memory<float>(kGroupRanks);
+  block_sync();
+  if (thread % 32 == 0) lows.store(thread / 32, lowest);
+  block_sync();
+  const float largest = rank_value(ranks.load(0));
+  const bool finished = few || flag.load() > 0 || f32_as_bits(largest) == 0xff800000u;
+  if (thread == 0) {
+    for (int w = 0; w < kThreads / 32; ++w) lowest = lows.load(w) < lowest ? lows.load(w) : lowest;
+    store(state, {0, finished ? 1 : 0, largest, lowest});
+    if (flag.load() > 0 || !few) store(ids + r, flag.load() > 0 ? -1 : rank_id(ranks.load(0)));
+  }
+  if (few && flag.load() == 0) draw_few(n, load(rows + r), ids + r);
+}
+
+// --- rows without a small top-k ---
+
+constexpr int kDrawThreads = 1024;
+static_assert(kDrawThreads == kBuckets && kDrawThreads == 32 * 32);
+constexpr int kQuadsAtOnce = 4;  // loads in flight when one block reads a row
+constexpr int kMostGathered = 2048;
+// Shared memory: ranks and weights of the logits of a bucket; a histogram of weights; one of counts; sums of the warps;
+// words told to all.
+constexpr int kRanks = 0, kMasses = kMostGathered * 8, kHistogram = kMasses + kMostGathered * 8,
+              kCounts = kHistogram + kBuckets * 8, kSums = kCounts + kBuckets * 4, kTellAll = kSums + 32 * 8,
+              kGathered = kTellAll + 4 * 8, kDrawTold = kGathered + 4, kDrawBytes = kDrawTold + 4;
+
+// Sum over the threads before this one.
+QWEN3_DEVICE uint64_t block_exclusive64(uint64_t value, uint64_t& total) {
+  const auto sums = shared_memory<uint64_t>(kSums);
+  const int warp = thread_index().x / 32, lane = thread_index().x % 32;
+  const uint64_t inclusive = warp_inclusive64(value);
+  block_sync();  // the sums of the last call have been read
+  if (lane == 31) sums.store(warp, inclusive);
+  block_sync();
+  const uint64_t warps = warp_inclusive64(sums.load(lane));
+  total = shuffle64(warps, 31);
+  const uint64_t before = shuffle64(warps, warp > 0 ? warp - 1 : 0);
+  return (warp > 0 ? before : 0) + inclusive - value;
+}
+
+struct Row {
+  const float* logits;
+  int vocab;
+  float largest, temperature;
+  float scale;        // buckets per exponent
+  uint64_t last;      // rank of the last token that top-k and top-p keep
+  float last_value;   // its logit
+  uint64_t min_mass;  // by min-p
+  QWEN3_DEVICE float exponent(float logit) const { return (logit - largest) / temperature; }
+  // 0 for what is cut.
+  QWEN3_DEVICE uint64_t kept(float logit, int id) const {
+    if (logit < last_value) return 0;
+    const uint64_t m = to_mass(exponent(logit));
+    return m < min_mass || rank_of(logit, id) > last ? 0 : m;
+  }
+  // Of an exponent that has a weight. Monotonous: a better logit is never in a later bucket.
+  QWEN3_DEVICE int bucket(float exponent) const {
+    const int b = static_cast<int>(-exponent * scale);
+    return b < kBuckets ? b : kBuckets - 1;
+  }
+};
+
+// A block reads the row, a slice a warp at a time: visit(id, logit) for the few logits in [least, most], then
+// done(first id) after each four.
+template <class Visit, class Done>
+QWEN3_DEVICE void for_each_hit(const Row& row, float most, float least, const Visit& visit, const Done& done) {
+  const int lane = thread_index().x % 32;
+  for (int slice = thread_index().x / 32; slice * kSlice < row.vocab; slice += kQuadsAtOnce * 32) {
+    const int first = slice * kSlice + lane * 4;
+    Quad quads[kQuadsAtOnce];
+    QWEN3_UNROLL
+    for (int i = 0; i < kQuadsAtOnce; ++i) quads[i] = load_quad(row.logits, first + i * kDrawThreads * 4, row.vocab);
+    uint32_t hits = 0;
+    QWEN3_UNROLL
+    for (int i = 0; i < kQuadsAtOnce * 4; ++i) {
+      const float logit = quads[i / 4].v[i % 4];
+      hits |= logit >= least && logit <= most ? 1u << i : 0u;
+    }
+    for (int i = 0; i < kQuadsAtOnce; ++i, hits >>= 4) {
+      const int id = first + i * kDrawThreads * 4;
+      for (uint32_t four = hits & 15u; four != 0; four &= four - 1) {
+        const int c = popcount((four & (0u - four)) - 1);
+        // Behind the vocabulary nothing is read again: what stands there for a logit is -infinity, and has no weight.
+        if (id + c < row.vocab) visit(id + c, load(row.logits + id + c));
+      }
+      done(id);
+    }
+  }
+}
+
+// The logits of one bucket that are not cut yet: a list in shared memory, or the row again where they are too many.
+struct BucketOf {
+  const Row& row;
+  int bucket;
+  bool listed;
+  // visit(rank, mass)
+  template <class Visit>
+  QWEN3_DEVICE void in_row(const Visit& visit) const {
+    // The bucket's ends, with room for every rounding: two comparisons leave out nearly all others.
+    const float width = row.scale > 0 ? row.temperature / row.scale : 0, middle = row.largest;
+    const float slack = 0.01f * width + 1e-6f * (row.largest > 0 ? row.largest : -row.largest) + 1e-30f;
+    const float most = middle - static_cast<float>(bucket) * width * 0.99999f + slack;
+    const float least = bucket == kBuckets - 1 || row.scale == 0
+                            ? bits_as_f32(0xff800000u)
+                            : middle - static_cast<float>(bucket + 1) * width * 1.00001f - slack;
+    for_each_hit(
+        row, most, least,
+        [&](int id, float logit) {
+          const float e = row.exponent(logit);
+          const uint64_t rank = rank_of(logit, id), m = to_mass(e);
+          if (m > 0 && row.bucket(e) == bucket && rank <= row.last) visit(rank, m);
+        },
+        [](int) {});
+  }
+  template <class Visit>
+  QWEN3_DEVICE void each(const Visit& visit) const {
+    if (!listed) {
+      in_row(visit);
+      return;
+    }
+    const auto ranks = shared_memory<uint64_t>(kRanks), masses = shared_memory<uint64_t>(kMasses);
+    const int n = static_cast<int>(shared_memory<uint32_t>(kGathered).load());
+    for (int i = thread_index().x; i < n; i += kDrawThreads) visit(ranks.load(i), masses.load(i));
+  }
+};
+QWEN3_DEVICE BucketOf gather_bucket(const Row& row, int bucket, uint64_t n) {
+  const auto ranks = shared_memory<uint64_t>(kRanks), masses = shared_memory<uint64_t>(kMasses);
+  const auto gathered = shared_memory<uint32_t>(kGathered);
+  const BucketOf of{row, bucket, n <= kMostGathered};
+  if (!of.listed) return of;
+  block_sync();  // the list's last use
+  if (thread_index().x == 0) gathered.store(0, 0);
+  block_sync();
+  of.in_row([&](uint64_t rank, uint64_t mass) {
+    const int at = static_cast<int>(shared_atomic_add(gathered, 1));
+    ranks.store(at, rank), masses.store(at, mass);
+  });
+  block_sync();
+  return of;
+}
+
+// The rank at which the running sum over the bucket reaches `target` (at least 1, at most the sum).
+QWEN3_DEVICE uint64_t find_rank(const BucketOf& of, uint64_t target, bool count) {
+  const auto histogram = shared_memory<uint64_t>(kHistogram), told = shared_memory<uint64_t>(kTellAll);
+  const int thread = thread_index().x;
+  uint64_t prefix = 0;
+  for (int shift = 50; shift >= 0; shift -= 10) {
+    block_sync();
+    histogram.store(thread, 0);
+    block_sync();
+    of.each([&](uint64_t rank, uint64_t mass) {
+      if (rank >> shift >> 10 == prefix) {
+        shared_atomic_add64(histogram + static_cast<int>(rank >> shift & 1023), count ? 1 : mass);
+      }
+    });
+    block_sync();  // all have been added
+    const uint64_t mine = histogram.load(thread);
+    uint64_t total;
+    const uint64_t before = block_exclusive64(mine, total);
+    if (before < target && target <= before + mine) {
+      told.store(0, static_cast<uint64_t>(thread)), told.store(1, target - before);
     }
     block_sync();
+    prefix = prefix << 10 | told.load(0);
+    target = told.load(1);
   }
-  adjust_all(logits, s, adjustments, inputs && s.input_row >= 0 ? load(inputs + s.input_row) : -1);
-  if (mask && s.masked) {
-    block_sync();  // an adjustment by another thread must not undo the mask
-    const int words = (vocab + 31) / 32;
-    for (int id = thread; id < vocab; id += kThreads) {
-      if (!(load(mask + r * words + id / 32) >> (id % 32) & 1u)) store(logits + id, bits_as_f32(0xff800000u));
+  return prefix;
+}
+
+QWEN3_DEVICE void cut_after(Row& row, uint64_t rank) {
+  row.last = rank, row.last_value = rank_value(rank);
+}
+
+// Where top-k and top-p cut, from counts and weights of the buckets: thread i has those of bucket i.
+QWEN3_DEVICE void find_cuts(Row& row, const SamplingRow& s, uint64_t count, uint64_t mass) {
+  const auto told = shared_memory<uint64_t>(kTellAll);
+  const int thread = thread_index().x;
+  uint64_t n, total;
+  const uint64_t count_before = block_exclusive64(count, n), mass_before = block_exclusive64(mass, total);
+  // Tells all the bucket in which a sum that was `before` reaches the target.
+  const auto tell = [&](uint64_t before, uint64_t mine, uint64_t target) {
+    block_sync();
+    if (before < target && target <= before + mine) {
+      told.store(0, static_cast<uint64_t>(thread)), told.store(1, target - before);
+      told.store(2, count), told.store(3, mass_before);
+    }
+    block_sync();
+    return gather_bucket(row, static_cast<int>(told.load(0)), told.load(2));
+  };
+  // Tokens without weight cannot be kept: counting those that have some gives the same cut.
+  if (s.top_k > 0 && static_cast<uint64_t>(s.top_k) < n) {
+    const BucketOf of = tell(count_before, count, static_cast<uint64_t>(s.top_k));
+    const uint64_t target = told.load(1), earlier = told.load(3), rank = find_rank(of, target, true);
+    uint64_t inside = 0;
+    of.each([&](uint64_t other, uint64_t m) { inside += other <= rank ? m : 0; });
+    block_exclusive64(inside, total);
+    total += earlier;
+    cut_after(row, rank);
+  }
+  if (s.top_p < uint64_t{1} << 32) {
+    const uint64_t target = multiply_high(total, s.top_p << 32);  // floor(total * top_p / 2^32)
+    const BucketOf of = tell(mass_before, mass, target > 0 ? target : 1);
+    cut_after(row, find_rank(of, told.load(1), false));
+  }
+}
+
+// The token in which the random point falls when the kept weights stand one after another by id.
+QWEN3_DEVICE void draw_token(const Row& row, const SamplingRow& s, const uint64_t* slice_masses, int slices,
+                             int32_t* id) {
+  const auto told = shared_memory<uint64_t>(kTellAll);
+  const int thread = thread_index().x;
+  const int each = (slices + kDrawThreads - 1) / kDrawThreads;
+  const int begin = thread * each < slices ? thread * each : slices,
+            end = begin + each < slices ? begin + each : slices;
+  uint64_t mine = 0, total;
+  for (int i = begin; i < end; ++i) mine += load(slice_masses + i);
+  const uint64_t before = block_exclusive64(mine, total);
+  const Philox4 words = random_words(s.seed, static_cast<uint32_t>(s.choice), s.position);
+  uint64_t point = multiply_high(words.v[0] | static_cast<uint64_t>(words.v[1]) << 32, total);
+  block_sync();
+  if (point >= before && point < before + mine) {
+    point -= before;
+    int slice = begin;
+    for (; point >= load(slice_masses + slice); ++slice) point -= load(slice_masses + slice);
+    told.store(0, static_cast<uint64_t>(slice)), told.store(1, point);
+  }
+  block_sync();
+  if (thread >= 32) return;
+  const int first = static_cast<int>(told.load(0)) * kSlice + thread * 4;
+  point = told.load(1);
+  const Quad q = load_quad(row.logits, first, row.vocab);
+  uint64_t masses[4], sum = 0;
+  QWEN3_UNROLL
+  for (int c = 0; c < 4; ++c) masses[c] = row.kept(q.v[c], first + c), sum += masses[c];
+  uint64_t from = warp_inclusive64(sum) - sum;
+  QWEN3_UNROLL
+  for (int c = 0; c < 4; ++c) {
+    if (point >= from && point < from + masses[c]) store(id, first + c);
+    from += masses[c];
+  }
+}
+
+// Each lane of a warp gives the sum of its four logits, the first lane's first is `id`.
+QWEN3_DEVICE void store_slice(uint64_t sum, int id, int vocab, uint64_t* slice_masses) {
+  if (ballot(sum > 0) != 0) sum = warp_sum64(sum);
+  if (thread_index().x % 32 == 0 && id < vocab) store(slice_masses + id / kSlice, sum);
+}
+
+QWEN3_KERNEL(kDrawThreads)
+draw_kernel(const float* all_logits, int vocab, const SamplingRow* rows, int32_t* ids, unsigned char* scratch,
+            ScratchLayout layout) {
+  const int64_t r = block_index().y;
+  const int thread = thread_index().x;
+  grid_dependency_launch();
+  grid_dependency_wait();
+  auto* const state = layout.at<RowState>(scratch, r, 0);
+  bool cuts;
+  {
+    const SamplingRow s = load(rows + r);
+    if (s.temperature < 0 || is_few(s, layout) || load(&state->finished)) return;
+    cuts = has_cuts(s);
+  }
+  Row row{all_logits + r * vocab,
+          vocab,
+          load(&state->largest),
+          load(&rows[r].temperature),
+          0,
+          kNoRank,
+          bits_as_f32(0xff800000u),
+          cuts ? uint64_t{1} : load(&rows[r].min_mass)};
+  if (cuts) {
+    const float lowest = row.exponent(load(&state->lowest)), range = lowest < kNegligible ? -kNegligible : -lowest;
+    row.scale = range > 1e-30f ? static_cast<float>(kBuckets - 1) / range : 0;
+  }
+
+  const auto histogram = shared_memory<uint64_t>(kHistogram);
+  const auto counts = shared_memory<uint32_t>(kCounts);
+  auto* const slice_masses = layout.at<uint64_t>(scratch, r, layout.slice_masses);
+  auto* const bucket_masses = layout.at<uint64_t>(scratch, r, layout.bucket_masses);
+  auto* const bucket_counts = layout.at<int32_t>(scratch, r, layout.bucket_counts);
+  if (cuts) histogram.store(thread, 0), counts.store(thread, 0);
+  block_sync();
+  for (int part = block_index().x; part < layout.parts; part += grid_dim().x) {
+    const int id = part * kPart + thread * 4;
+    const Quad q = load_quad(row.logits, id, vocab);
+    if (!cuts) {
+      uint64_t sum = 0;
+      QWEN3_UNROLL
+      for (int c = 0; c < 4; ++c) sum += row.kept(q.v[c], id + c);
+      store_slice(sum, id, vocab, slice_masses);
+      continue;
+    }
+    QWEN3_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      const float e = row.exponent(q.v[c]);
+      const uint64_t m = to_mass(e);
+      if (m == 0) continue;
+      const int bucket = row.bucket(e);
+      shared_atomic_add(counts + bucket, 1), shared_atomic_add64(histogram + bucket, m);
     }
   }
-  thread_fence();
+  if (cuts) {
+    block_sync();
+    if (counts.load(thread) > 0) {
+      atomic_add(bucket_counts + thread, static_cast<int32_t>(counts.load(thread)));
+      atomic_add64(bucket_masses + thread, histogram.load(thread));
+    }
+  }
+  if (!arrive_last(state, grid_dim().x, shared_memory<uint32_t>(kDrawTold))) return;
+  if (thread == 0) store(&state->arrived, 0);
+  if (cuts) {
+    find_cuts(row, load(rows + r), static_cast<uint64_t>(load(bucket_counts + thread)), load(bucket_masses + thread));
+    row.min_mass = load(&rows[r].min_mass);
+    uint64_t sum = 0;
+    for_each_hit(
+        row, row.largest, row.last_value, [&](int at, float logit) { sum += row.kept(logit, at); },
+        [&](int at) { store_slice(sum, at, vocab, slice_masses), sum = 0; });
+    block_sync();
+  }
+  draw_token(row, load(rows + r), slice_masses, layout.slices, ids + r);
+}
+
+// --- log-probabilities ---
+
+// A block per row.
+QWEN3_KERNEL(kDrawThreads)
+log_probability_kernel(const float* all_logits, int vocab, const int32_t* ids, float* out) {
+  const auto largests = shared_memory<float>(kHistogram);
+  const int64_t r = block_index().x;
+  const int thread = thread_index().x;
+  grid_dependency_launch();
+  grid_dependency_wait();
+  const float* const logits = all_logits + r * vocab;
+  float largest = bits_as_f32(0xff800000u);
+  for (int id = thread * 4; id < vocab; id += kDrawThreads * 4) {
+    const Quad q = load_quad(logits, id, vocab);
+    QWEN3_UNROLL
+    for (int c = 0; c < 4; ++c) largest = maximum(largest, q.v[c]);
+  }
+  QWEN3_UNROLL
+  for (int lanes = 16; lanes > 0; lanes /= 2) largest = maximum(largest, shuffle_xor(largest, lanes));
+  if (thread % 32 == 0) largests.store(thread / 32, largest);
   block_sync();
-  const uint64_t best = find_best(logits, vocab);
-  int id = static_cast<int>(best & 0xffffff);
-  const float largest = key_value(key_of(best));
-  // Where every token is banned there are no weights to draw by: differences of infinities are no numbers.
-  if (s.temperature > 0 && f32_as_bits(largest) != 0xff800000u) {
-    Row row{logits, vocab, largest, s.temperature, ~uint64_t{0}, 1};
-    const int drawn = draw(row, s);
-    if (drawn >= 0) id = drawn;
+  for (int w = 0; w < kDrawThreads / 32; ++w) largest = maximum(largest, largests.load(w));
+  uint64_t sum = 0, total;
+  for (int id = thread * 4; id < vocab; id += kDrawThreads * 4) {
+    const Quad q = load_quad(logits, id, vocab);
+    QWEN3_UNROLL
+    for (int c = 0; c < 4; ++c) sum += to_mass(q.v[c] - largest);
   }
+  block_exclusive64(sum, total);
   if (thread != 0) return;
-  store(ids + r, id);
-  if (!log_probabilities) return;
-  float value = load(logits + id);
-  for (int i = s.adjustments_begin; i < s.adjustments_end; ++i) {
-    if (load(adjustments + i).id == id) value = saved.load(i - s.adjustments_begin);
-  }
-  store(log_probabilities + r, (value - raw.largest) - raw.log_sum);
+  const int id = load(ids + r);
+  if (id < 0) return;
+  store(out + r, (load(logits + id) - largest) - log_f32(static_cast<float>(total) / kOne));
+}
+
+ScratchLayout scratch_layout(int vocab) {
+  ScratchLayout l{};
+  l.parts = (vocab + kPart - 1) / kPart, l.slices = (vocab + kSlice - 1) / kSlice;
+  // What the last block lists are k groups of two threads' candidates.
+  for (int k = 1; k <= kMostFew && 2 * k * ((k * l.parts + kThreads - 1) / kThreads) <= kMostListed; ++k) l.few = k;
+  int64_t at = sizeof(RowState);
+  const auto place = [&](int64_t bytes) {
+    const int64_t here = at;
+    at += (bytes + 15) / 16 * 16;
+    return here;
+  };
+  l.part_states = place(int64_t{l.parts} * static_cast<int64_t>(sizeof(PartState)));
+  l.candidates = place(int64_t{l.few} * l.parts * 8);
+  l.bucket_masses = place(kBuckets * 8), l.bucket_counts = place(kBuckets * 4);
+  l.slice_masses = place(int64_t{l.slices} * 8);
+  l.bytes = at;
+  return l;
 }
 
 }  // namespace
@@ -309,13 +783,27 @@ SamplingRow sampling_row(float temperature, float top_p, int32_t top_k, float mi
   return row;
 }
 
+size_t sampling_scratch_bytes(int n_rows, int vocab) {
+  return static_cast<size_t>(n_rows) * static_cast<size_t>(scratch_layout(vocab).bytes);
+}
+
 void sample(Stream stream, float* logits, int n_rows, int vocab, const SamplingRow* rows,
-            const TokenAdjustment* adjustments, const uint32_t* mask, int32_t* ids, float* log_probabilities,
+            const TokenAdjustment* adjustments, const uint32_t* mask, int32_t* ids, void* scratch,
             const int32_t* inputs) {
-  // Raw logits of up to 8,192 adjusted tokens a row.
-  const int saved = log_probabilities ? 8192 * 4 : 0;
-  launch(stream, "sample", sample_kernel, {{n_rows, 1, 1}, {kThreads, 1, 1}, kBytes + saved, true}, logits, vocab, rows,
-         adjustments, mask, ids, log_probabilities, inputs);
+  // Two blocks of draw_kernel for each multiprocessor of a large chip.
+  constexpr int kDrawBlocks = 256;
+  const ScratchLayout layout = scratch_layout(vocab);
+  auto* const memory = static_cast<unsigned char*>(scratch);
+  launch(stream, "sample", sample_kernel, {{layout.parts, n_rows, 1}, {kThreads, 1, 1}, kSampleBytes, true}, logits,
+         vocab, rows, adjustments, mask, ids, inputs, memory, layout);
+  const int blocks = std::clamp(kDrawBlocks / n_rows, 1, layout.parts);
+  launch(stream, "sample_all", draw_kernel, {{blocks, n_rows, 1}, {kDrawThreads, 1, 1}, kDrawBytes, true}, logits,
+         vocab, rows, ids, memory, layout);
+}
+
+void log_probabilities(Stream stream, const float* logits, int n_rows, int vocab, const int32_t* ids, float* out) {
+  launch(stream, "log_probabilities", log_probability_kernel, {{n_rows, 1, 1}, {kDrawThreads, 1, 1}, kDrawBytes, true},
+         logits, vocab, ids, out);
 }
 
 }  // namespace qwen3::cuda

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 #include "cuda/ptx/types.h"
 
 namespace qwen3::cuda {
@@ -16,7 +18,6 @@ struct alignas(16) SamplingRow {
   uint64_t seed, position;
   int32_t choice;
   // Where penalties must see once more a token that the adjustments do not know yet: its place in `inputs`; -1: none.
-  // Not together with log-probabilities.
   int32_t input_row;
 };
 SamplingRow sampling_row(float temperature, float top_p, int32_t top_k, float min_p);
@@ -30,11 +31,17 @@ struct alignas(16) TokenAdjustment {
 };
 
 // Draws a token per row, the same as engine/sampler.cc for the same logits: weights are 64-bit fixed point, so no order
-// of summation matters. logits: f32 [n_rows, vocab], overwritten. mask: bits of allowed tokens, u32 [n_rows, ceil(vocab
-// / 32)], may be null. ids: i32 [n_rows]; -1 where a logit was not finite. log_probabilities: f32 [n_rows], of the raw
-// logits at the drawn token, may be null.
+// of summation matters. logits: f32 [n_rows, vocab], vocab below 2^24; those of adjusted rows are overwritten. mask:
+// bits of allowed tokens, u32 [n_rows, ceil(vocab / 32)], may be null. ids: i32 [n_rows]; -1 where a logit was not
+// finite. scratch: sampling_scratch_bytes, zero before the first launch; each leaves what the next one needs, whatever
+// its rows.
 void sample(Stream stream, float* logits, int n_rows, int vocab, const SamplingRow* rows,
-            const TokenAdjustment* adjustments, const uint32_t* mask, int32_t* ids, float* log_probabilities,
+            const TokenAdjustment* adjustments, const uint32_t* mask, int32_t* ids, void* scratch,
             const int32_t* inputs = nullptr);
+size_t sampling_scratch_bytes(int n_rows, int vocab);
+
+// out[r] = log softmax of row r at ids[r], as engine/sampler.cc has it; rows whose id is negative are left out.
+// logits: f32 [n_rows, vocab], as they were before sample() adjusted them.
+void log_probabilities(Stream stream, const float* logits, int n_rows, int vocab, const int32_t* ids, float* out);
 
 }  // namespace qwen3::cuda

@@ -99,7 +99,7 @@ int main(int argc, char** argv) {
     Kernels attention = concatenate(norm, {"linear_stream"});
     if (rows > 8) attention.push_back("qk_norm_rope_append");
     attention = concatenate(attention, {"attention_decode", "linear_stream"});
-    const Kernels last = concatenate(norm, {"linear_stream", "sample"});
+    const Kernels last = concatenate(norm, {"linear_stream", "sample", "sample_all"});
     check_step(tiny_config(), rows, first,
                concatenate(concatenate(attention, norm), {"linear_stream", "linear_stream"}), last, "dense");
     check_step(tiny_moe_config(), rows, first, concatenate(concatenate(attention, norm), experts), last, "sparse");

@@ -2,6 +2,7 @@
 // penalties, bans, masks; and the same log-probabilities.
 
 #include <map>
+#include <memory>
 #include <set>
 
 #include "cuda/sampling.h"
@@ -26,7 +27,8 @@ Case random_case(Random& random, int vocab) {
   Case c;
   SamplingParams& p = c.params;
   p.temperature = random.between(0, 5) == 0 ? 0.0f : random.uniform(0.05f, 2.5f);
-  if (random.between(0, 1)) p.top_k = static_cast<int32_t>(random.between(1, 60));
+  if (random.between(0, 9) == 0) p.temperature = random.uniform(50, 10000);
+  if (random.between(0, 1)) p.top_k = static_cast<int32_t>(random.between(1, random.between(0, 3) ? 64 : 3000));
   if (random.between(0, 1)) p.top_p = random.uniform(0.01f, 0.999f);
   if (random.between(0, 3) == 0) p.top_p = 1e-6f;
   if (random.between(0, 2) == 0) p.min_p = random.uniform(0.0f, 0.5f);
@@ -78,8 +80,23 @@ std::vector<TokenAdjustment> adjustments_of(const Case& c) {
   return out;
 }
 
+// Zero once, and what a launch leaves must do for the next one.
+class Scratch {
+ public:
+  void* of(int rows, int vocab) {
+    const size_t bytes = sampling_scratch_bytes(rows, vocab);
+    memory_ = std::make_unique<DeviceArray<uint64_t>>((bytes + 7) / 8, "scratch");
+    std::fill(memory_->begin(), memory_->end(), 0);
+    return memory_->data();
+  }
+
+ private:
+  std::unique_ptr<DeviceArray<uint64_t>> memory_;
+};
+
 void test_batch(Random& random, int vocab, int rows) {
-  DeviceArray<float> logits(static_cast<size_t>(rows) * vocab, "logits"), log_probabilities(static_cast<size_t>(rows));
+  DeviceArray<float> logits(static_cast<size_t>(rows) * vocab, "logits"), raw(logits.size()),
+      logprobs(static_cast<size_t>(rows));
   DeviceArray<SamplingRow> plans(static_cast<size_t>(rows));
   DeviceArray<int32_t> ids(static_cast<size_t>(rows));
   const size_t words = static_cast<size_t>((vocab + 31) / 32);
@@ -116,13 +133,24 @@ void test_batch(Random& random, int vocab, int rows) {
   }
   DeviceArray<TokenAdjustment> device_adjustments(adjustments.size() + 1);
   std::copy(adjustments.begin(), adjustments.end(), device_adjustments.begin());
-  sample(nullptr, logits.data(), rows, vocab, plans.data(), device_adjustments.data(), mask.data(), ids.data(),
-         log_probabilities.data());
+  std::copy(logits.begin(), logits.end(), raw.begin());
+  Scratch scratch;
+  void* const memory = scratch.of(rows, vocab);
+  // Twice, fewer rows the second time: the last rows keep what they were given the first time.
+  for (const int n : {rows, (rows + 1) / 2}) {
+    std::copy(raw.begin(), raw.end(), logits.begin());
+    std::fill(ids.begin(), ids.begin() + n, -2);
+    sample(nullptr, logits.data(), n, vocab, plans.data(), device_adjustments.data(), mask.data(), ids.data(), memory);
+  }
+  log_probabilities(nullptr, raw.data(), rows, vocab, ids.data(), logprobs.data());
+#if defined(QWEN3_GPU_CHECK)
+  cudaDeviceSynchronize();
+#endif
   for (int r = 0; r < rows; ++r) {
     CHECK_MSG(ids[static_cast<size_t>(r)] == want[static_cast<size_t>(r)],
               "row " + std::to_string(r) + " of vocabulary " + std::to_string(vocab) + ": " +
                   std::to_string(ids[static_cast<size_t>(r)]) + " vs " + std::to_string(want[static_cast<size_t>(r)]));
-    CHECK(log_probabilities[static_cast<size_t>(r)] == want_logprob[static_cast<size_t>(r)]);
+    CHECK(logprobs[static_cast<size_t>(r)] == want_logprob[static_cast<size_t>(r)]);
   }
 }
 
@@ -134,7 +162,8 @@ void test_broken_row() {
   logits[7] = std::nanf("");
   plan[0] = sampling_row(1, 1, 0, 0);
   plan[0].adjustments_begin = plan[0].adjustments_end = 0;
-  sample(nullptr, logits.data(), 1, 64, plan.data(), nullptr, nullptr, id.data(), nullptr);
+  Scratch scratch;
+  sample(nullptr, logits.data(), 1, 64, plan.data(), nullptr, nullptr, id.data(), scratch.of(1, 64));
   CHECK(id[0] == -1);
 }
 
@@ -148,6 +177,9 @@ int main(int argc, char** argv) {
       [&] {
         Random random(seed(), stream++);
         for (int i = 0; i < repeats; ++i) test_batch(random, static_cast<int>(random.between(2, 3000)), 6);
+        // Several parts, with and without rows of whole 16 bytes.
+        test_batch(random, static_cast<int>(random.between(4000, 20000)), 2);
+        test_batch(random, static_cast<int>(random.between(1000, 5000)) * 4, 2);
         test_broken_row();
       },
       1);

@@ -99,6 +99,10 @@ inline int32_t atomic_add(int32_t* p, int32_t value, Where where = Where::curren
   *p = old + value;
   return old;
 }
+inline void atomic_add64(uint64_t* p, uint64_t value, Where where = Where::current()) {
+  emulate::Block::current().global_atomic(p, 8, where);
+  *p += value;
+}
 inline void thread_fence() {
   emulate::Block::current().device_fence();
 }

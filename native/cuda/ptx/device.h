@@ -89,6 +89,9 @@ QWEN3_DEVICE void prefetch_l2(const void* p, int bytes) {
 QWEN3_DEVICE int32_t atomic_add(int32_t* p, int32_t value) {
   return atomicAdd(p, value);
 }
+QWEN3_DEVICE void atomic_add64(uint64_t* p, uint64_t value) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(value));
+}
 QWEN3_DEVICE void thread_fence() {
   __threadfence();
 }
