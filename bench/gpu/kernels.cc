@@ -173,7 +173,8 @@ class AttentionBench {
       attention_decode(b_.stream, q, cache, work, heads_, partials_.as<float>(), arrived_.as<int32_t>(),
                        out_.as<Bf16>());
     } else if (b_.device.hopper && prefill_on_hopper(heads_)) {
-      attention_prefill_hopper(b_.stream, q, cache, n_blocks_, work, heads_, sequences_ * rows_, out_.as<Bf16>());
+      attention_prefill_hopper(b_.stream, q, cache, n_blocks_, work, heads_, sequences_ * rows_,
+                               b_.device.multiprocessors, out_.as<Bf16>());
     } else {
       attention_prefill(b_.stream, q, cache, work, heads_, out_.as<Bf16>());
     }

@@ -1,10 +1,11 @@
 // The same attention for one row per sequence, keys split at multiples of 512.
 //
-// The q heads of a KV head are the rows of one 16-row tile: K and V are read once per KV head, and the products cost
-// nothing beside the reads. A block is one split of one KV head, two warps that take its cache blocks in turn, each
-// with its own K and V buffers (64 KB together at head_dim 128: three blocks a multiprocessor of 228 KB, 192 KB on
-// their way) and no barrier between them until the end. K of the next block is fetched during the softmax, V during the
-// next scores. Positions alone decide which warp sums which keys, so a row's bits do not depend on the other sequences.
+// The q heads of a KV head are the columns of one product: K and V are read once per KV head. A block is one split of
+// one KV head, two warps that take its cache blocks in turn, each with its own K and V buffers (64 KB together at
+// head_dim 128: three blocks a multiprocessor of 228 KB, 192 KB on their way) and no barrier between them until the
+// end. K of the next block is fetched during the softmax, V during the next scores; the first of both before the kernel
+// ahead has ended, unless this step writes to them. Positions alone decide which warp sums which keys, so a row's bits
+// do not depend on the other sequences.
 //
 // The splits of a row are joined in the same launch: of every 16 neighbouring ones the block that arrives last joins
 // them, and of those the last joins the groups, so that the 512 splits of 262,144 keys take two joins of 16 and 32
@@ -23,24 +24,146 @@ constexpr int kWarps = 2, kThreads = kWarps * 32;
 template <int kHeadDim>
 constexpr int kWarpElements = 2 * kKeys* kHeadDim;
 
-// The two warps' results: [kWarps, 16 rows, kHeadDim + 8] f32, then [kWarps, 16] largest and sum. Rows are 8 banks
-// apart.
+// The two warps' results: [kWarps, 16 heads, kHeadDim + 4] f32, then [kWarps, 16] largest and sum. Two heads are 8
+// banks apart.
 template <int kHeadDim>
-constexpr int kJoinStride = kHeadDim + 8;
+constexpr int kJoinStride = kHeadDim + 4;
 
-// Q fragments straight from memory: 16 rows once per split are not worth a stage.
-template <int kHeadDim>
-QWEN3_DEVICE void load_q(Rows<kHeadDim>& rows, const Bf16* q, int group) {
-  const int g = thread_index().x % 32 / 4, t = thread_index().x % 4;
-  QWEN3_UNROLL
-  for (int step = 0; step < kHeadDim / 16; ++step) {
+// Up to 8 kTiles q heads of one KV head, as columns: scores are [keys, heads] = K Q^T and outputs [dimensions, heads] =
+// V^T P^T, so that a product of 16 keys costs eight heads and not sixteen. Lane 4 g + t holds rows g and g + 8 of a
+// product, heads 2 t and 2 t + 1 of eight.
+template <int kHeadDim, int kTiles>
+struct Columns {
+  uint32_t q[kTiles][kHeadDim / 16][2];
+  float o[kTiles][kHeadDim / 16][4];
+  float largest[kTiles][2];  // score, before the scale
+  float sum[kTiles][2];      // of the lane's weights; joined over the 8 lanes of a head at the end
+  QWEN3_DEVICE void clear() {
     QWEN3_UNROLL
-    for (int r = 0; r < 4; ++r) {
-      const int row = g + r % 2 * 8, column = step * 16 + t * 2 + r / 2 * 8;
-      rows.q[step][r] = row < group ? load(reinterpret_cast<const uint32_t*>(q + row * kHeadDim + column)) : 0u;
+    for (int n = 0; n < kTiles; ++n) {
+      QWEN3_UNROLL
+      for (int j = 0; j < kHeadDim / 16; ++j) {
+        QWEN3_UNROLL
+        for (int i = 0; i < 4; ++i) o[n][j][i] = 0;
+      }
+      QWEN3_UNROLL
+      for (int h = 0; h < 2; ++h) largest[n][h] = bits_as_f32(0xff800000u), sum[n][h] = 0;
     }
   }
-}
+  // Straight from memory: at most 16 rows once per split are not worth a stage.
+  QWEN3_DEVICE void load_q(const Bf16* from, int group) {
+    const int g = thread_index().x % 32 / 4, t = thread_index().x % 4;
+    QWEN3_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      QWEN3_UNROLL
+      for (int step = 0; step < kHeadDim / 16; ++step) {
+        QWEN3_UNROLL
+        for (int r = 0; r < 2; ++r) {
+          const int head = n * 8 + g, column = step * 16 + t * 2 + r * 8;
+          q[n][step][r] = head < group ? load(reinterpret_cast<const uint32_t*>(from + head * kHeadDim + column)) : 0u;
+        }
+      }
+    }
+  }
+  // s[n][m]: keys 16 m .. 16 m + 15, heads 8 n .. 8 n + 7.
+  QWEN3_DEVICE void scores(Shared<Bf16> keys, float (&s)[kTiles][4][4]) const {
+    const int lane = thread_index().x % 32;
+    QWEN3_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      QWEN3_UNROLL
+      for (int i = 0; i < 16; ++i) s[n][i / 4][i % 4] = 0;
+    }
+    QWEN3_UNROLL
+    for (int step = 0; step < kHeadDim / 16; ++step) {
+      QWEN3_UNROLL
+      for (int m = 0; m < 4; ++m) {
+        uint32_t a[4];
+        ldmatrix_x4(a, keys + at<kHeadDim>(m * 16 + lane % 16, step * 2 + lane / 16));
+        QWEN3_UNROLL
+        for (int n = 0; n < kTiles; ++n) mma_bf16(s[n][m], a, q[n][step]);
+      }
+    }
+  }
+  QWEN3_DEVICE static void mask(float (&s)[kTiles][4][4], int key0, int position) {
+    const int g = thread_index().x % 32 / 4;
+    QWEN3_UNROLL
+    for (int i = 0; i < kTiles * 16; ++i) {
+      if (key0 + i / 4 % 4 * 16 + i % 4 / 2 * 8 + g > position) s[i / 16][i / 4 % 4][i % 4] = bits_as_f32(0xff800000u);
+    }
+  }
+  // As soften() of attention.h, the keys of a head being in 8 lanes.
+  QWEN3_DEVICE void soften(float (&s)[kTiles][4][4], float scale) {
+    QWEN3_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      QWEN3_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        float next = largest[n][h];
+        QWEN3_UNROLL
+        for (int m = 0; m < 4; ++m) next = maximum(next, maximum(s[n][m][h], s[n][m][h + 2]));
+        QWEN3_UNROLL
+        for (int mask = 4; mask < 32; mask *= 2) next = maximum(next, shuffle_xor(next, mask));
+        const float base = next == bits_as_f32(0xff800000u) ? 0.0f : next * scale;
+        const float shrink = exp2_approx(largest[n][h] * scale - base);
+        largest[n][h] = next;
+        float added = 0;
+        QWEN3_UNROLL
+        for (int m = 0; m < 4; ++m) {
+          QWEN3_UNROLL
+          for (int i = h; i < 4; i += 2) {
+            s[n][m][i] = exp2_approx(fma(s[n][m][i], scale, -base));
+            added += s[n][m][i];
+          }
+        }
+        sum[n][h] = sum[n][h] * shrink + added;
+        QWEN3_UNROLL
+        for (int j = 0; j < kHeadDim / 16; ++j) o[n][j][h] *= shrink, o[n][j][h + 2] *= shrink;
+      }
+    }
+  }
+  // Weights [keys, heads] become the B fragments of the product: an 8 x 8 tile of pairs is turned.
+  QWEN3_DEVICE static uint32_t turn(float a, float b) {
+    const int lane = thread_index().x % 32, from = lane % 4 * 8 + lane / 8, half = lane / 4 % 2 * 16;
+    const uint32_t pair = pack_bf16(a, b);
+    const uint32_t low = shuffle(pair, from) >> half, high = shuffle(pair, from + 4) >> half;
+    return (low & 0xffffu) | (high << 16);
+  }
+  QWEN3_DEVICE void accumulate(const float (&p)[kTiles][4][4], Shared<Bf16> values) {
+    const int lane = thread_index().x % 32;
+    QWEN3_UNROLL
+    for (int m = 0; m < 4; ++m) {
+      uint32_t b[kTiles][2];
+      QWEN3_UNROLL
+      for (int n = 0; n < kTiles; ++n) b[n][0] = turn(p[n][m][0], p[n][m][1]), b[n][1] = turn(p[n][m][2], p[n][m][3]);
+      QWEN3_UNROLL
+      for (int j = 0; j < kHeadDim / 16; ++j) {
+        uint32_t a[4];
+        ldmatrix_x4_trans(a, values + at<kHeadDim>(m * 16 + lane / 16 * 8 + lane % 8, j * 2 + lane / 8 % 2));
+        QWEN3_UNROLL
+        for (int n = 0; n < kTiles; ++n) mma_bf16(o[n][j], a, b[n]);
+      }
+    }
+  }
+  // For the join of the warps: outputs and what they are relative to.
+  QWEN3_DEVICE void leave(Shared<float> outputs, int stride, Shared<float> largest_to, Shared<float> sum_to,
+                          float scale) {
+    const int g = thread_index().x % 32 / 4, t = thread_index().x % 4;
+    QWEN3_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      QWEN3_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const int head = n * 8 + t * 2 + h;
+        QWEN3_UNROLL
+        for (int mask = 4; mask < 32; mask *= 2) sum[n][h] += shuffle_xor(sum[n][h], mask);
+        QWEN3_UNROLL
+        for (int j = 0; j < kHeadDim / 16; ++j) {
+          outputs.store(head * stride + j * 16 + g, o[n][j][h]);
+          outputs.store(head * stride + j * 16 + g + 8, o[n][j][h + 2]);
+        }
+        if (g == 0) largest_to.store(head, largest[n][h] * scale), sum_to.store(head, sum[n][h]);
+      }
+    }
+  }
+};
 
 // --- the splits of a row ---
 
@@ -184,7 +307,7 @@ struct DecodeOutputs {
   Bf16* out;
 };
 
-template <int kHeadDim>
+template <int kHeadDim, int kTiles>
 QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
                               const HeadShape& heads, const DecodeOutputs& outputs) {
   const int thread = thread_index().x, warp = thread / 32, lane = thread % 32;
@@ -202,48 +325,36 @@ QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const Kv
     cp_async_commit();
   };
 
+  // Blocks that hold no row of this step are not written by any kernel of it: they need not wait for the last one.
+  if ((first + 1) * kKeys > sequence.position_begin) grid_dependency_wait();
   copy(keys, cache.keys, first);
   copy(values, cache.values, first);
-  Rows<kHeadDim> rows;
-  rows.clear();
-  load_q<kHeadDim>(rows, q + (row * heads.n_q_heads + kv_head * group) * kHeadDim, group);
+  grid_dependency_wait();
+  Columns<kHeadDim, kTiles> columns;
+  columns.clear();
+  columns.load_q(q + (row * heads.n_q_heads + kv_head * group) * kHeadDim, group);
   const float scale = score_scale(kHeadDim);
-  const int positions[2] = {position, position};
   for (int block = first; block < end; block += kWarps) {
     cp_async_wait<1>();
     warp_sync();  // K is there for all lanes
-    float s[8][4];
-    scores<kHeadDim>(rows, keys, s);
+    float s[kTiles][4][4];
+    columns.scores(keys, s);
     warp_sync();
     copy(keys, cache.keys, block + kWarps);
-    if (block * kKeys + kKeys - 1 > position) mask(s, block * kKeys, positions);
-    soften<kHeadDim>(rows, s, scale);
+    if (block * kKeys + kKeys - 1 > position) columns.mask(s, block * kKeys, position);
+    columns.soften(s, scale);
     cp_async_wait<1>();
     warp_sync();
-    accumulate<kHeadDim>(rows, s, values);
+    columns.accumulate(s, values);
     warp_sync();
     copy(values, cache.values, block + kWarps);
   }
   cp_async_wait<0>();
-  join_sums<kHeadDim>(rows);
 
   constexpr int kStride = kJoinStride<kHeadDim>;
   const auto joined = shared_memory<float>(0), stats = joined + kWarps * 16 * kStride;
   block_sync();
-  QWEN3_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    const int r = warp * 16 + lane / 4 + h * 8;
-    QWEN3_UNROLL
-    for (int j = 0; j < kHeadDim / 8; ++j) {
-      (joined + (r * kStride + j * 8 + lane % 4 * 2))
-          .template as<Float2>()
-          .store(0, {rows.o[j][h * 2], rows.o[j][h * 2 + 1]});
-    }
-    if (lane % 4 == 0) {
-      stats.store(r, rows.largest[h] * scale);
-      stats.store(kWarps * 16 + r, rows.sum[h]);
-    }
-  }
+  columns.leave(joined + warp * 16 * kStride, kStride, stats + warp * 16, stats + kWarps * 16 + warp * 16, scale);
   block_sync();
   const bool alone = tile.partial < 0;
   Bf16* const out = outputs.out + (row * heads.n_q_heads + kv_head * group) * kHeadDim;
@@ -273,15 +384,14 @@ QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const Kv
                      heads.n_kv_heads);
 }
 
-template <int kHeadDim>
+template <int kHeadDim, int kTiles>
 QWEN3_KERNEL_OF(kThreads, 3)
 decode_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads, DecodeOutputs to) {
   grid_dependency_launch();
   const int n_tiles = work.count ? load(work.count) : work.n_tiles;
-  grid_dependency_wait();
   for (int i = block_index().x; i < n_tiles; i += work.n_tiles) {
     if (i >= work.n_tiles) block_sync();  // the last tile's sums have been read
-    decode_tile<kHeadDim>(load(work.tiles + i), q, cache, work, heads, to);
+    decode_tile<kHeadDim, kTiles>(load(work.tiles + i), q, cache, work, heads, to);
   }
 }
 
@@ -300,9 +410,15 @@ void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const 
     launch(stream, "attention_decode", kernel, shape, q, cache, work, heads, DecodeOutputs{partials, arrived, out});
   };
   const auto bytes = [](int stride) { return kWarps * 16 * (stride + 2) * 4; };
-  if (heads.head_dim == 128) run(decode_kernel<128>, kWarps * kWarpElements<128> * 2, bytes(kJoinStride<128>));
-  if (heads.head_dim == 64) run(decode_kernel<64>, kWarps * kWarpElements<64> * 2, bytes(kJoinStride<64>));
-  if (heads.head_dim == 32) run(decode_kernel<32>, kWarps * kWarpElements<32> * 2, bytes(kJoinStride<32>));
+  const bool few = heads.n_q_heads / heads.n_kv_heads <= 8;
+  const auto run_of = [&](auto one, auto two, int copies, int joined) { run(few ? one : two, copies, joined); };
+  if (heads.head_dim == 128) {
+    run_of(decode_kernel<128, 1>, decode_kernel<128, 2>, kWarps * kWarpElements<128> * 2, bytes(kJoinStride<128>));
+  } else if (heads.head_dim == 64) {
+    run_of(decode_kernel<64, 1>, decode_kernel<64, 2>, kWarps * kWarpElements<64> * 2, bytes(kJoinStride<64>));
+  } else if (heads.head_dim == 32) {
+    run_of(decode_kernel<32, 1>, decode_kernel<32, 2>, kWarps * kWarpElements<32> * 2, bytes(kJoinStride<32>));
+  }
 }
 
 }  // namespace qwen3::cuda

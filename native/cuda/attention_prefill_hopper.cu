@@ -1,11 +1,16 @@
 // Attention of many rows per sequence on sm_90a: TMA gathers of cache blocks, wgmma, a producer and two consumers.
 //
 // The tile is that of attention_prefill.cu, 128 rows of (token, q head of a group), 64 per consumer warpgroup. Key
-// tiles are 128 keys, two cache blocks, 32 KB each of K and V; two stages of both and Q are 160 KB. Tiles run from the
-// last key to the first, so that only the first one is masked. Within a warpgroup the scores of the next tile are
+// tiles are 128 keys, two cache blocks, 32 KB each of K and V; two stages of both and of Q are 192 KB. Tiles run from
+// the last key to the first, so that only the first one is masked. Within a warpgroup the scores of the next tile are
 // computed beside the product with V (FlashAttention-3, J. Shah et al. 2024, section 3.2), and the two warpgroups take
 // turns at issuing, so that one's softmax runs under the other's products (section 3.1). A thread holds 64 scores, 64
-// outputs and 32 words of weights.
+// outputs, 32 words of weights and 32 of Q.
+//
+// Blocks are persistent. The producer runs ahead into the next task (a tile of one KV head), whose first scores are
+// issued with the last product of the task before: a block of its own per task spent 5 us of its time on beginning and
+// ending. Long prompts run into the H200's power limit, so what saves energy saves time: Q is read from registers, not
+// from shared memory again with each tile of keys.
 
 #include "cuda/attention.h"
 
@@ -15,87 +20,162 @@ namespace {
 using namespace attention;
 
 constexpr int kHeadDim = 128, kRows = 128, kTileKeys = 128, kStages = 2, kThreads = 384;
+constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 // Halves of 64 columns, [rows, 64] in the 128-byte swizzle each.
 constexpr int kHalf = 128 * 64;  // elements; of Q, K and V alike
 constexpr int kBarrierBytes = 1024;
+constexpr int kSharedBytes = kBarrierBytes + 3 * kStages * 2 * kHalf * 2;
 
-QWEN3_DEVICE Shared<Bf16> q_memory() {
-  return shared_memory<Bf16>(kBarrierBytes);
+QWEN3_DEVICE Shared<Bf16> q_memory(int slot) {
+  return shared_memory<Bf16>(kBarrierBytes) + slot * 2 * kHalf;
 }
 QWEN3_DEVICE Shared<Bf16> k_memory(int stage) {
-  return q_memory() + (1 + stage * 2) * 2 * kHalf;
+  return q_memory(kStages + stage * 2);
 }
 QWEN3_DEVICE Shared<Bf16> v_memory(int stage) {
   return k_memory(stage) + 2 * kHalf;
 }
 
 struct Barriers {
-  QWEN3_DEVICE Shared<uint64_t> q() const { return shared_memory<uint64_t>(0); }
-  QWEN3_DEVICE Shared<uint64_t> k_full(int s) const { return shared_memory<uint64_t>(16 + s * 8); }
-  QWEN3_DEVICE Shared<uint64_t> v_full(int s) const { return shared_memory<uint64_t>(32 + s * 8); }
-  QWEN3_DEVICE Shared<uint64_t> k_empty(int s) const { return shared_memory<uint64_t>(48 + s * 8); }
-  QWEN3_DEVICE Shared<uint64_t> v_empty(int s) const { return shared_memory<uint64_t>(64 + s * 8); }
+  QWEN3_DEVICE Shared<uint64_t> q_full(int s) const { return shared_memory<uint64_t>(s * 8); }
+  QWEN3_DEVICE Shared<uint64_t> q_empty(int s) const { return shared_memory<uint64_t>(16 + s * 8); }
+  QWEN3_DEVICE Shared<uint64_t> k_full(int s) const { return shared_memory<uint64_t>(32 + s * 8); }
+  QWEN3_DEVICE Shared<uint64_t> v_full(int s) const { return shared_memory<uint64_t>(48 + s * 8); }
+  QWEN3_DEVICE Shared<uint64_t> k_empty(int s) const { return shared_memory<uint64_t>(64 + s * 8); }
+  QWEN3_DEVICE Shared<uint64_t> v_empty(int s) const { return shared_memory<uint64_t>(80 + s * 8); }
 };
 
+// What the consumers have to know of a tile; the producer leaves it beside Q.
 struct Task {
-  AttentionTile tile;
-  AttentionSequence sequence;
-  int kv_head, group, n_tiles;
+  int n_tiles;  // of keys; 0: there is no further task
+  int n_keys;
+  int position, row;  // of the first token: in its sequence, and of q
+  int n_tokens, kv_head;
+
+  QWEN3_DEVICE static Shared<Words4> memory(int slot) { return shared_memory<Words4>(128 + slot * 32); }
+  QWEN3_DEVICE void leave(int slot) const {
+    const auto word = [](int x) { return static_cast<uint32_t>(x); };
+    memory(slot).store(0, {word(n_tiles), word(n_keys), word(position), word(row)});
+    memory(slot).store(1, {word(n_tokens), word(kv_head), 0, 0});
+  }
+  QWEN3_DEVICE static Task find(int slot) {
+    const Words4 a = memory(slot).load(0), b = memory(slot).load(1);
+    return {static_cast<int>(a.x), static_cast<int>(a.y), static_cast<int>(a.z),
+            static_cast<int>(a.w), static_cast<int>(b.x), static_cast<int>(b.y)};
+  }
 };
 
 struct Maps {
   TensorMap q, keys, values;  // q: [n_rows, n_q_heads, 128]; caches: [n_blocks * n_kv_heads * 64, 128]
 };
 
-// Two blocks of 64 keys, each as two halves of columns. A block beyond the sequence is taken from beyond the cache:
-// zeros.
-QWEN3_DEVICE void load_tile(const TensorMap& map, Shared<Bf16> to, Shared<uint64_t> barrier, const AttentionWork& work,
-                            const HeadShape& heads, const Task& task, int tile, int64_t cache_rows) {
-  mbarrier_arrive_expect(barrier, 2 * kHalf * 2);
-  for (int b = 0; b < 2; ++b) {
-    const int block = tile * 2 + b;
-    const bool exists = block * kKeys < task.tile.key_end;
-    const int64_t row = exists ? block_offset(work, task.sequence, block, heads, task.kv_head) / kHeadDim : cache_rows;
-    for (int half = 0; half < 2; ++half) {
-      tma_load(to + half * kHalf + b * kKeys * 64, map, barrier, half * 64, static_cast<int>(row));
+// --- the producer ---
+
+struct Producer {
+  const Maps& maps;
+  const AttentionWork& work;
+  const HeadShape& heads;
+  int64_t cache_rows;
+  int filled = 0;  // key tiles so far
+
+  // Two blocks of 64 keys, each as two halves of columns. A block beyond the sequence is taken from beyond the cache:
+  // zeros.
+  QWEN3_DEVICE void load_tile(const TensorMap& map, Shared<Bf16> to, Shared<uint64_t> barrier, int table, int kv_head,
+                              int tile, int n_keys) const {
+    mbarrier_arrive_expect(barrier, 2 * kHalf * 2);
+    for (int b = 0; b < 2; ++b) {
+      const int block = tile * 2 + b;
+      int64_t row = cache_rows;
+      if (block * kKeys < n_keys) {
+        row = (static_cast<int64_t>(load(work.block_table + table + block)) * heads.n_kv_heads + kv_head) * kKeys;
+      }
+      for (int half = 0; half < 2; ++half) {
+        tma_load(to + half * kHalf + b * kKeys * 64, map, barrier, half * 64, static_cast<int>(row));
+      }
     }
   }
+
+  QWEN3_DEVICE void fill(const AttentionTile& tile, const AttentionSequence& sequence, int kv_head, int slot) {
+    const Barriers barriers;
+    const int n_tiles = (tile.key_end + kTileKeys - 1) / kTileKeys, row = sequence.row_begin + tile.token_begin;
+    Task{n_tiles, tile.key_end, sequence.position_begin + tile.token_begin, row, tile.n_tokens, kv_head}.leave(slot);
+    mbarrier_arrive_expect(barriers.q_full(slot), kRows * kHeadDim * 2);
+    for (int half = 0; half < 2; ++half) {
+      tma_load(q_memory(slot) + half * kHalf, maps.q, barriers.q_full(slot), half * 64,
+               kv_head * (heads.n_q_heads / heads.n_kv_heads), row);
+    }
+    for (int i = n_tiles - 1; i >= 0; --i, ++filled) {
+      const int stage = filled % kStages, parity = (filled / kStages & 1) ^ 1;
+      mbarrier_wait(barriers.k_empty(stage), parity);
+      load_tile(maps.keys, k_memory(stage), barriers.k_full(stage), sequence.table_begin, kv_head, i, tile.key_end);
+      mbarrier_wait(barriers.v_empty(stage), parity);
+      load_tile(maps.values, v_memory(stage), barriers.v_full(stage), sequence.table_begin, kv_head, i, tile.key_end);
+    }
+  }
+};
+
+// The tasks of a block, from the longest to the shortest: blocks take them forwards and backwards in turn, so that each
+// has as much to do as the others.
+QWEN3_DEVICE int task_of(int round) {
+  const int blocks = grid_dim().x, block = block_index().x;
+  return round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
 }
 
-QWEN3_DEVICE void produce(const Maps& maps, const AttentionWork& work, const HeadShape& heads, const Task& task,
-                          int64_t cache_rows) {
+QWEN3_DEVICE void produce(const Maps& maps, const AttentionWork& work, const HeadShape& heads, int64_t cache_rows) {
   const Barriers barriers;
-  mbarrier_arrive_expect(barriers.q(), kRows * kHeadDim * 2);
-  for (int half = 0; half < 2; ++half) {
-    tma_load(q_memory() + half * kHalf, maps.q, barriers.q(), half * 64, task.kv_head * task.group,
-             task.sequence.row_begin + task.tile.token_begin);
-  }
-  for (int i = 0; i < task.n_tiles; ++i) {
-    const int stage = i % kStages, parity = (i / kStages & 1) ^ 1, tile = task.n_tiles - 1 - i;
-    mbarrier_wait(barriers.k_empty(stage), parity);
-    load_tile(maps.keys, k_memory(stage), barriers.k_full(stage), work, heads, task, tile, cache_rows);
-    mbarrier_wait(barriers.v_empty(stage), parity);
-    load_tile(maps.values, v_memory(stage), barriers.v_full(stage), work, heads, task, tile, cache_rows);
+  Producer producer{maps, work, heads, cache_rows};
+  const int n_tasks = work.n_tiles * heads.n_kv_heads;
+  int task = task_of(0);
+  AttentionTile tile = load(work.tiles + task / heads.n_kv_heads);
+  for (int round = 0;; ++round) {
+    const int slot = round % kStages, next = task_of(round + 1);
+    const AttentionSequence sequence = load(work.sequences + tile.sequence);
+    mbarrier_wait(barriers.q_empty(slot), (round / kStages & 1) ^ 1);
+    if (task >= n_tasks) {
+      Task{}.leave(slot);
+      mbarrier_arrive(barriers.q_full(slot));
+      return;
+    }
+    // The next tile is on its way while this one is filled.
+    const AttentionTile next_tile = next < n_tasks ? load(work.tiles + next / heads.n_kv_heads) : tile;
+    producer.fill(tile, sequence, task % heads.n_kv_heads, slot);
+    tile = next_tile, task = next;
   }
 }
 
-// One consumer warpgroup.
+// --- one consumer warpgroup ---
+
 struct Consumer {
   WgmmaRegisters<float, 64> s, o;
+  WgmmaRegisters<uint32_t, 4> q[8];  // 16 columns each
   WgmmaRegisters<uint32_t, 4> p[8];  // weights of 16 keys each
   float largest[2], sum[2];
   int position[2];
   float scale;
 };
 
-// s = q k^T: q rows of this warpgroup, 128 keys.
-QWEN3_DEVICE void issue_scores(Consumer& c, int consumer, int stage) {
-  const uint32_t q = (q_memory() + consumer * 64 * 64).address(), k = k_memory(stage).address();
+// This warpgroup's 64 rows of Q. From shared memory each product with K would read them again, beside as much of K as
+// the memory can give while the next tiles arrive.
+QWEN3_DEVICE void load_q(Consumer& c, int consumer, int slot) {
+  const int thread = thread_index().x % 128, warp = thread / 32, lane = thread % 32;
+  const int row = consumer * 64 + warp * 16 + lane % 16;
+  QWEN3_UNROLL
+  for (int step = 0; step < kHeadDim / 16; ++step) {
+    const int chunk = step * 2 + lane / 16;
+    uint32_t a[4];
+    ldmatrix_x4(a, q_memory(slot) + (chunk / 8 * kHalf + row * 64 + ((chunk ^ row) & 7) * 8));
+    QWEN3_UNROLL
+    for (int i = 0; i < 4; ++i) c.q[step].set(i, a[i]);
+  }
+}
+
+// s = q k^T: 128 keys.
+QWEN3_DEVICE void issue_scores(Consumer& c, int stage) {
+  const uint32_t k = k_memory(stage).address();
   QWEN3_UNROLL
   for (int step = 0; step < kHeadDim / 16; ++step) {
     const uint32_t offset = static_cast<uint32_t>(step / 4 * kHalf * 2 + step % 4 * 32);
-    wgmma<128>(c.s, matrix_descriptor(q + offset, 16, 1024, Swizzle::k128),
-               matrix_descriptor(k + offset, 16, 1024, Swizzle::k128), step > 0);
+    wgmma<128>(c.s, c.q[step], matrix_descriptor(k + offset, 16, 1024, Swizzle::k128), step > 0);
   }
   wgmma_commit();
 }
@@ -112,9 +192,16 @@ QWEN3_DEVICE void issue_outputs(Consumer& c, int stage, bool accumulate) {
   wgmma_commit();
 }
 
-// Masks, updates largest and sum, turns scores into weights (in s); returns by how much earlier sums shrink.
-QWEN3_DEVICE void soften(Consumer& c, int key0, bool masked, float (&shrink)[2]) {
+QWEN3_DEVICE void mask_scores(Consumer& c, int key0) {
   const int t = thread_index().x % 4;
+  QWEN3_UNROLL
+  for (int i = 0; i < 64; ++i) {
+    if (key0 + i / 4 * 8 + t * 2 + i % 2 > c.position[i / 2 % 2]) c.s.set(i, bits_as_f32(0xff800000u));
+  }
+}
+
+// Updates largest and sum, turns scores into weights (in s); returns by how much earlier sums shrink.
+QWEN3_DEVICE void soften(Consumer& c, float (&shrink)[2]) {
   const float none = bits_as_f32(0xff800000u);
   QWEN3_UNROLL
   for (int h = 0; h < 2; ++h) {
@@ -122,10 +209,7 @@ QWEN3_DEVICE void soften(Consumer& c, int key0, bool masked, float (&shrink)[2])
     QWEN3_UNROLL
     for (int j = 0; j < 16; ++j) {
       QWEN3_UNROLL
-      for (int i = j * 4 + h * 2; i < j * 4 + h * 2 + 2; ++i) {
-        if (masked && key0 + j * 8 + t * 2 + i % 2 > c.position[h]) c.s.set(i, none);
-        largest = maximum(largest, c.s.get(i));
-      }
+      for (int i = j * 4 + h * 2; i < j * 4 + h * 2 + 2; ++i) largest = maximum(largest, c.s.get(i));
     }
     largest = maximum(largest, shuffle_xor(largest, 1));
     largest = maximum(largest, shuffle_xor(largest, 2));
@@ -166,12 +250,13 @@ QWEN3_DEVICE void rescale(Consumer& c, const float (&shrink)[2]) {
 // Slots behind the last key may hold anything, NaN too, and 0 * NaN is NaN: their values become zero, by both
 // consumers.
 QWEN3_DEVICE void clear_unwritten_values(int stage, int n_keys) {
+  if (n_keys >= kTileKeys) return;
   const int thread = thread_index().x - 128;
   for (int i = thread + n_keys * 16; i < kTileKeys * 16; i += 256) {
     const int key = i / 16, chunk = i % 16;
     (v_memory(stage) + (chunk / 8 * kHalf + key * 64 + chunk % 8 * 8)).as<Words4>().store(0, {0, 0, 0, 0});
   }
-  fence_proxy_async();
+  fence_proxy_async();  // the product reads them
   named_barrier_sync(1, 256);
 }
 
@@ -183,60 +268,18 @@ QWEN3_DEVICE void give_turn(int consumer) {
   named_barrier_arrive(2 + (consumer ^ 1), 256);
 }
 
-QWEN3_DEVICE void consume_tiles(Consumer& c, int consumer, const Task& task) {
-  const Barriers barriers;
-  const int lane = thread_index().x % 32, last = task.n_tiles - 1;
-  const int first_position = task.sequence.position_begin + task.tile.token_begin;
-  const auto masked = [&](int tile) { return tile * kTileKeys + kTileKeys - 1 > first_position; };
-  float shrink[2];
-  mbarrier_wait(barriers.q(), 0);
-  mbarrier_wait(barriers.k_full(0), 0);
-  if (consumer == 1) give_turn(1);  // consumer 0 begins
-  take_turn(consumer);
-  wgmma_fence();
-  issue_scores(c, consumer, 0);
-  give_turn(consumer);
-  wgmma_wait<0>();
-  if (lane == 0) mbarrier_arrive(barriers.k_empty(0));
-  soften(c, last * kTileKeys, masked(last), shrink);
-  pack_weights(c);
-  mbarrier_wait(barriers.v_full(0), 0);
-  clear_unwritten_values(0, task.tile.key_end - last * kTileKeys);
-  for (int i = 1; i < task.n_tiles; ++i) {
-    const int stage = i % kStages, before = (i - 1) % kStages, tile = last - i;
-    mbarrier_wait(barriers.k_full(stage), i / kStages & 1);
-    if (i > 1) mbarrier_wait(barriers.v_full(before), (i - 1) / kStages & 1);
-    take_turn(consumer);
-    wgmma_fence();
-    issue_scores(c, consumer, stage);
-    issue_outputs(c, before, i > 1);
-    give_turn(consumer);
-    wgmma_wait<1>();  // the scores; the product with V goes on
-    if (lane == 0) mbarrier_arrive(barriers.k_empty(stage));
-    soften(c, tile * kTileKeys, masked(tile), shrink);
-    wgmma_wait<0>();
-    if (lane == 0) mbarrier_arrive(barriers.v_empty(before));
-    pack_weights(c);
-    rescale(c, shrink);
-  }
-  const int stage = (task.n_tiles - 1) % kStages;
-  if (task.n_tiles > 1) mbarrier_wait(barriers.v_full(stage), (task.n_tiles - 1) / kStages & 1);
-  wgmma_fence();
-  issue_outputs(c, stage, task.n_tiles > 1);
-  wgmma_wait<0>();
-  take_turn(consumer);  // the turn that the other gave last
-  if (consumer == 0) give_turn(0);
-}
-
 // Through the warpgroup's own rows of Q's memory, so that 16 bytes a lane are written.
-QWEN3_DEVICE void write_rows(Consumer& c, int consumer, const Task& task, const HeadShape& heads, Bf16* out) {
+QWEN3_DEVICE void write_rows(Consumer& c, int consumer, int slot, const float (&sums)[2], const HeadShape& heads,
+                             Bf16* out) {
+  const Task task = Task::find(slot);
   const int thread = thread_index().x % 128, warp = thread / 32, lane = thread % 32;
+  const int group = heads.n_q_heads / heads.n_kv_heads;
   const auto at = [&](int row, int chunk) {  // of this warpgroup's 64 rows
-    return q_memory() + (chunk / 8 * kHalf + (consumer * 64 + row) * 64 + ((chunk ^ (row & 7)) & 7) * 8);
+    return q_memory(slot) + (chunk / 8 * kHalf + (consumer * 64 + row) * 64 + ((chunk ^ (row & 7)) & 7) * 8);
   };
   QWEN3_UNROLL
   for (int h = 0; h < 2; ++h) {
-    float sum = c.sum[h];
+    float sum = sums[h];
     sum += shuffle_xor(sum, 1);
     sum += shuffle_xor(sum, 2);
     const float inverse = 1.0f / sum;
@@ -251,11 +294,113 @@ QWEN3_DEVICE void write_rows(Consumer& c, int consumer, const Task& task, const 
   warp_sync();
   for (int i = lane; i < 16 * 16; i += 32) {
     const int row = warp * 16 + i / 16, chunk = i % 16, in_tile = consumer * 64 + row;
-    if (in_tile >= task.tile.n_tokens * task.group) continue;
-    const int64_t r = task.sequence.row_begin + task.tile.token_begin + in_tile / task.group;
-    Bf16* to = out + (r * heads.n_q_heads + task.kv_head * task.group + in_tile % task.group) * kHeadDim + chunk * 8;
+    if (in_tile >= task.n_tokens * group) continue;
+    const int64_t r = task.row + in_tile / group;
+    Bf16* to = out + (r * heads.n_q_heads + task.kv_head * group + in_tile % group) * kHeadDim + chunk * 8;
     store(reinterpret_cast<Words4*>(to), at(row, chunk).template as<Words4>().load());
   }
+  fence_proxy_async();  // the next Q comes by TMA
+  warp_sync();
+  if (lane == 0) mbarrier_arrive(Barriers().q_empty(slot));
+}
+
+// A task's first tile meets the outputs of the last task's last one, whose rows are written then.
+QWEN3_DEVICE void consume(const HeadShape& heads, Bf16* out) {
+  const Barriers barriers;
+  const int consumer = thread_index().x / 128 - 1, warp = thread_index().x / 32 % 4, lane = thread_index().x % 32;
+  const int group = heads.n_q_heads / heads.n_kv_heads;
+  const int token[2] = {(consumer * 64 + warp * 16 + lane / 4) / group,
+                        (consumer * 64 + warp * 16 + lane / 4 + 8) / group};
+  Consumer c;
+  c.scale = score_scale(kHeadDim);
+  int first_position = 0;
+  const auto begin = [&](const Task& task) {
+    first_position = task.position;
+    QWEN3_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      c.largest[h] = bits_as_f32(0xff800000u), c.sum[h] = 0;
+      c.position[h] = task.position + (token[h] < task.n_tokens ? token[h] : task.n_tokens - 1);
+    }
+  };
+  const auto mask = [&](int tile) {
+    if (tile * kTileKeys + kTileKeys - 1 > first_position) mask_scores(c, tile * kTileKeys);
+  };
+  float shrink[2];
+
+  mbarrier_wait(barriers.q_full(0), 0);
+  Task task = Task::find(0);
+  mbarrier_wait(barriers.k_full(0), 0);
+  load_q(c, consumer, 0);
+  if (consumer == 1) give_turn(1);  // consumer 0 begins
+  take_turn(consumer);
+  wgmma_fence();
+  issue_scores(c, 0);
+  give_turn(consumer);
+  begin(task);
+  wgmma_wait<0>();
+  if (lane == 0) mbarrier_arrive(barriers.k_empty(0));
+  mask(task.n_tiles - 1);
+  soften(c, shrink);
+  pack_weights(c);
+  mbarrier_wait(barriers.v_full(0), 0);
+  clear_unwritten_values(0, task.n_keys - (task.n_tiles - 1) * kTileKeys);
+  int round = 0;
+  for (int done = 1;; ++done) {  // tiles
+    const int slot = round % kStages;
+    for (int tile = task.n_tiles - 2; tile >= 0; --tile, ++done) {
+      const int stage = done % kStages, before = (done - 1) % kStages;
+      mbarrier_wait(barriers.k_full(stage), done / kStages & 1);
+      mbarrier_wait(barriers.v_full(before), (done - 1) / kStages & 1);
+      take_turn(consumer);
+      wgmma_fence();
+      issue_scores(c, stage);
+      issue_outputs(c, before, tile < task.n_tiles - 2);
+      give_turn(consumer);
+      wgmma_wait<1>();  // the scores; the product with V goes on
+      if (lane == 0) mbarrier_arrive(barriers.k_empty(stage));
+      mask(tile);
+      soften(c, shrink);
+      wgmma_wait<0>();
+      if (lane == 0) mbarrier_arrive(barriers.v_empty(before));
+      pack_weights(c);
+      rescale(c, shrink);
+    }
+    const int stage = done % kStages, before = (done - 1) % kStages, next = (round + 1) % kStages;
+    const bool accumulate = task.n_tiles > 1;
+    mbarrier_wait(barriers.q_full(next), (round + 1) / kStages & 1);
+    task = Task::find(next);
+    mbarrier_wait(barriers.v_full(before), (done - 1) / kStages & 1);
+    if (task.n_tiles == 0) {
+      take_turn(consumer);
+      wgmma_fence();
+      issue_outputs(c, before, accumulate);
+      give_turn(consumer);
+      wgmma_wait<0>();
+      write_rows(c, consumer, slot, c.sum, heads, out);
+      break;
+    }
+    mbarrier_wait(barriers.k_full(stage), done / kStages & 1);
+    load_q(c, consumer, next);
+    take_turn(consumer);
+    wgmma_fence();
+    issue_scores(c, stage);
+    issue_outputs(c, before, accumulate);
+    give_turn(consumer);
+    const float sums[2] = {c.sum[0], c.sum[1]};
+    begin(task);
+    wgmma_wait<1>();
+    if (lane == 0) mbarrier_arrive(barriers.k_empty(stage));
+    mask(task.n_tiles - 1);
+    soften(c, shrink);
+    wgmma_wait<0>();
+    if (lane == 0) mbarrier_arrive(barriers.v_empty(before));
+    write_rows(c, consumer, slot, sums, heads, out);
+    pack_weights(c);
+    mbarrier_wait(barriers.v_full(stage), done / kStages & 1);
+    clear_unwritten_values(stage, task.n_keys - (task.n_tiles - 1) * kTileKeys);
+    ++round;
+  }
+  if (consumer == 0) take_turn(0);  // the turn that the other gave last
 }
 
 QWEN3_KERNEL(kThreads)
@@ -263,8 +408,9 @@ prefill_hopper_kernel(QWEN3_GRID_CONSTANT const Maps maps, AttentionWork work, H
                       Bf16* out) {
   const Barriers barriers;
   if (thread_index().x == 0) {
-    mbarrier_init(barriers.q(), 1);
+    tma_prefetch(maps.q), tma_prefetch(maps.keys), tma_prefetch(maps.values);
     for (int s = 0; s < kStages; ++s) {
+      mbarrier_init(barriers.q_full(s), 1), mbarrier_init(barriers.q_empty(s), 8);
       mbarrier_init(barriers.k_full(s), 1), mbarrier_init(barriers.v_full(s), 1);
       mbarrier_init(barriers.k_empty(s), 8), mbarrier_init(barriers.v_empty(s), 8);
     }
@@ -272,28 +418,12 @@ prefill_hopper_kernel(QWEN3_GRID_CONSTANT const Maps maps, AttentionWork work, H
   }
   block_sync();
   grid_dependency_wait();
-  Task task;
-  task.tile = load(work.tiles + block_index().x);
-  task.sequence = load(work.sequences + task.tile.sequence);
-  task.kv_head = block_index().y, task.group = heads.n_q_heads / heads.n_kv_heads;
-  task.n_tiles = (task.tile.key_end + kTileKeys - 1) / kTileKeys;
   if (thread_index().x < 128) {
-    set_max_registers_down<24>();
-    if (thread_index().x == 0) produce(maps, work, heads, task, cache_rows);
+    set_max_registers_down<kProducerRegisters>();
+    if (thread_index().x == 0) produce(maps, work, heads, cache_rows);
   } else {
-    set_max_registers_up<240>();
-    const int consumer = thread_index().x / 128 - 1, warp = thread_index().x / 32 % 4, lane = thread_index().x % 32;
-    Consumer c;
-    c.scale = score_scale(kHeadDim);
-    QWEN3_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      c.largest[h] = bits_as_f32(0xff800000u), c.sum[h] = 0;
-      const int token = (consumer * 64 + warp * 16 + lane / 4 + h * 8) / task.group;
-      c.position[h] = task.sequence.position_begin + task.tile.token_begin +
-                      (token < task.tile.n_tokens ? token : task.tile.n_tokens - 1);
-    }
-    consume_tiles(c, consumer, task);
-    write_rows(c, consumer, task, heads, out);
+    set_max_registers_up<kConsumerRegisters>();
+    consume(heads, out);
   }
   grid_dependency_launch();
 }
@@ -314,7 +444,8 @@ bool prefill_on_hopper(const HeadShape& heads) {
 }
 
 void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache, int64_t n_blocks,
-                              const AttentionWork& work, const HeadShape& heads, int n_rows, Bf16* out) {
+                              const AttentionWork& work, const HeadShape& heads, int n_rows, int multiprocessors,
+                              Bf16* out) {
   if (work.n_tiles == 0) return;
   const int group = heads.n_q_heads / heads.n_kv_heads;
   TensorShape s;
@@ -325,8 +456,9 @@ void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache
   const int64_t cache_rows = n_blocks * heads.n_kv_heads * kKeys;
   const Maps maps{encode_tensor_map(s), describe_cache(cache.keys, cache_rows),
                   describe_cache(cache.values, cache_rows)};
+  const int tasks = work.n_tiles * heads.n_kv_heads;
   const LaunchShape grid{
-      {work.n_tiles, heads.n_kv_heads, 1}, {kThreads, 1, 1}, kBarrierBytes + (1 + 2 * kStages) * 2 * kHalf * 2, true};
+      {tasks < multiprocessors ? tasks : multiprocessors, 1, 1}, {kThreads, 1, 1}, kSharedBytes, true};
   launch(stream, "attention_prefill_hopper", prefill_hopper_kernel, grid, maps, work, heads, cache_rows, out);
 }
 

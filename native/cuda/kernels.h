@@ -131,7 +131,8 @@ void attention_prefill(Stream stream, const Bf16* q, const KvLayer& cache, const
 // q.
 bool prefill_on_hopper(const HeadShape& heads);
 void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache, int64_t n_blocks,
-                              const AttentionWork& work, const HeadShape& heads, int n_rows, Bf16* out);
+                              const AttentionWork& work, const HeadShape& heads, int n_rows, int multiprocessors,
+                              Bf16* out);
 // One token per tile and at most kSplitSize keys. partials: f32 [n_partials, n_q_heads, head_dim + 8]: weighted sum,
 // largest score (log2 units), sum of weights, padding. The last blocks to arrive join the splits of a row; arrived: i32
 // [n_partials, n_kv_heads], zero before the first launch, and each leaves it so.

@@ -109,7 +109,7 @@ void DeviceExecutable::launch_attention(const qwen3_cuda_op& o, DeviceCache& cac
   const KvLayer layer = cache.layer(o.layer);
   if (hopper_ && prefill_on_hopper(heads_)) {
     attention_prefill_hopper(stream_, bf16(o.x), layer, cache.n_blocks() + 1, view_.prefill, heads_, view_.n_rows,
-                             bf16(o.out));
+                             multiprocessors_, bf16(o.out));
   } else {
     attention_prefill(stream_, bf16(o.x), layer, view_.prefill, heads_, bf16(o.out));
   }

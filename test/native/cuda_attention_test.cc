@@ -123,11 +123,12 @@ struct DeviceWork {
   }
 };
 
-void run_attention(const Step& step, const DeviceWork& work, bool hopper = false) {
+// hopper: on so many multiprocessors, whose blocks share the tiles; 0: by mma.sync.
+void run_attention(const Step& step, const DeviceWork& work, int hopper = 0) {
   const KvLayer cache{step.keys->data(), step.values->data()};
-  if (hopper) {
+  if (hopper > 0) {
     attention_prefill_hopper(nullptr, step.q->data(), cache, step.n_blocks, work.work(false), step.heads, step.n_rows,
-                             step.out->data());
+                             hopper, step.out->data());
   } else {
     attention_prefill(nullptr, step.q->data(), cache, work.work(false), step.heads, step.out->data());
   }
@@ -175,7 +176,8 @@ void test_attention(Random& random) {
                          std::to_string(heads.n_q_heads / heads.n_kv_heads));
 }
 
-// The same shapes on the path of sm_90a: chunks that begin and end anywhere in a block or a tile of 128 keys.
+// The same shapes on the path of sm_90a: chunks that begin and end anywhere in a block or a tile of 128 keys, more
+// tiles than blocks, flat and steep softmaxes.
 void test_hopper_attention(Random& random) {
   constexpr int kGroups[] = {1, 2, 4, 8, 16};
   const int kv_heads = static_cast<int>(random.between(1, 2));
@@ -186,27 +188,58 @@ void test_hopper_attention(Random& random) {
     plans.push_back({static_cast<int>(random.between(1, 50)), static_cast<int>(random.between(0, 300))});
   }
   const Step step(random, heads, plans);
-  run_attention(step, DeviceWork(step, true), true);
+  const float spread = random.between(0, 1) ? 1.0f : 8.0f;
+  for (Bf16& x : *step.q) x = f32_to_bf16(bf16_to_f32(x) * spread);
+  run_attention(step, DeviceWork(step, true), static_cast<int>(random.between(1, 5)));
   check_output(step, "attention on sm_90a, group " + std::to_string(heads.n_q_heads / heads.n_kv_heads));
 }
 
 // A row's bits do not depend on what else is in the step.
-void test_alone(Random& random) {
-  const HeadShape heads{4, 2, 64};
+void test_alone(Random& random, bool hopper) {
+  const HeadShape heads{4, 2, hopper ? 128 : 64};
   const Step step(random, heads, {{1, 700}, {1, 63}, {33, 100}});
-  run_attention(step, DeviceWork(step, false));
+  run_attention(step, DeviceWork(step, hopper), hopper ? 3 : 0);
   std::vector<Bf16> together(step.out->begin(), step.out->end());
   for (size_t s = 0; s < 3; ++s) {
     Step alone(random, heads, {});
     alone.sequences = {step.sequences[s]};
-    const DeviceWork work(alone, false);
+    const DeviceWork work(alone, hopper);
     std::fill(step.out->begin(), step.out->end(), Bf16{0x7fc0});
-    run_attention(step, work);
-    const size_t begin = static_cast<size_t>(step.sequences[s].row_begin) * 4 * 64,
-                 n = static_cast<size_t>(step.plans[s].rows) * 4 * 64;
+    run_attention(step, work, hopper ? 1 : 0);
+    const size_t width = static_cast<size_t>(heads.n_q_heads) * heads.head_dim,
+                 begin = static_cast<size_t>(step.sequences[s].row_begin) * width,
+                 n = static_cast<size_t>(step.plans[s].rows) * width;
     CHECK(std::equal(together.begin() + static_cast<std::ptrdiff_t>(begin),
                      together.begin() + static_cast<std::ptrdiff_t>(begin + n), step.out->begin() + begin));
   }
+}
+
+// Behind the kernel that appends this step's keys and values: what it writes is waited for, what is older is not.
+void test_behind_append(Random& random, int position) {
+  const HeadShape heads{4, 2, 128};
+  const Step step(random, heads, {{1, position}});
+  const int width = (heads.n_q_heads + 2 * heads.n_kv_heads) * heads.head_dim, half = heads.head_dim / 2;
+  DeviceArray<float> qkv(static_cast<size_t>(width)), norm(static_cast<size_t>(heads.head_dim)),
+      cos(static_cast<size_t>(half)), sin(static_cast<size_t>(half));
+  DeviceArray<int32_t> map(3);
+  for (float& x : qkv) x = random.normal();
+  std::fill(norm.begin(), norm.end(), 1.0f);
+  for (int i = 0; i < half; ++i) cos[i] = std::cos(float(i)), sin[i] = std::sin(float(i));
+  map[0] = position, map[1] = step.tables[0][static_cast<size_t>(position / 64)] * 64 + position % 64, map[2] = 0;
+  qk_norm_rope_append(nullptr,
+                      {qkv.data(),
+                       norm.data(),
+                       norm.data(),
+                       cos.data(),
+                       sin.data(),
+                       {map.data(), map.data() + 1, map.data() + 2},
+                       heads,
+                       1e-6f,
+                       step.q->data(),
+                       {step.keys->data(), step.values->data()}},
+                      1);
+  run_attention(step, DeviceWork(step, false));
+  check_output(step, "attention behind append, position " + std::to_string(position));
 }
 
 // More splits than a group of 16, over keys of few numbers, so that the float64 reference is cheap. A launch whose
@@ -235,7 +268,7 @@ void test_prefill_counts(Random& random, int tokens, bool hopper) {
   const HeadShape heads{4, 1, 128};
   const Step step(random, heads, {{tokens, 0}});
   const DeviceWork work(step, false);
-  run_attention(step, work, hopper);
+  run_attention(step, work, hopper ? 3 : 0);
   const auto& c = last();
   const double minimum = 4.0 * heads.n_q_heads * heads.head_dim * (double(tokens) * (tokens + 1) / 2);
   std::printf("%s %d: FLOPs %.3f of the minimum, %lld conflicts\n", c.kernel.c_str(), tokens,
@@ -358,7 +391,9 @@ int main(int argc, char** argv) {
       test_qk_norm_rope(random);
       if (has_hopper()) test_hopper_attention(random);
     }
-    test_alone(random);
+    test_alone(random, false);
+    if (has_hopper()) test_alone(random, true);
+    for (const int position : {63, 64, 200}) test_behind_append(random, position);
     if (whole || stream % 2 == 0) test_many_splits(random, static_cast<int>(random.between(16 * 512, 18 * 512)));
   });
   if (!kCounted) return run.finish();
