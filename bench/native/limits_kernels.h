@@ -88,6 +88,47 @@ __attribute__((target("avx512f,avx512vnni"))) inline double spin_int8_512(int64_
   return static_cast<double>(n) * kChains * 64;
 }
 
+// Products of whole tiles, 16 rows x 64 bytes x 16 columns: four of them do not wait for each other. The process must
+// have been granted tiles (cpu/dispatch.cc). Zeros: a tile takes as long whatever it holds.
+struct alignas(64) SpinTiles {
+  uint8_t palette, rest[15];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+};
+
+__attribute__((target("amx-tile,amx-bf16,amx-int8"))) inline void spin_tiles_begin() {
+  SpinTiles tiles = {};
+  tiles.palette = 1;
+  for (int i = 0; i < 8; ++i) tiles.row_bytes[i] = 64, tiles.rows[i] = 16;
+  asm volatile("ldtilecfg %0" : : "m"(tiles));  // and all tiles are zero
+}
+
+__attribute__((target("amx-tile,amx-bf16"))) inline double spin_bf16_tiles(int64_t n) {
+  spin_tiles_begin();
+  for (int64_t i = 0; i < n; ++i) {
+    asm volatile(
+        "tdpbf16ps %tmm6, %tmm4, %tmm0\n\t"
+        "tdpbf16ps %tmm7, %tmm4, %tmm1\n\t"
+        "tdpbf16ps %tmm6, %tmm5, %tmm2\n\t"
+        "tdpbf16ps %tmm7, %tmm5, %tmm3");
+  }
+  asm volatile("tilerelease");
+  return static_cast<double>(n) * 4 * 16 * 16 * 32;
+}
+
+__attribute__((target("amx-tile,amx-int8"))) inline double spin_int8_tiles(int64_t n) {
+  spin_tiles_begin();
+  for (int64_t i = 0; i < n; ++i) {
+    asm volatile(
+        "tdpbssd %tmm6, %tmm4, %tmm0\n\t"
+        "tdpbssd %tmm7, %tmm4, %tmm1\n\t"
+        "tdpbssd %tmm6, %tmm5, %tmm2\n\t"
+        "tdpbssd %tmm7, %tmm5, %tmm3");
+  }
+  asm volatile("tilerelease");
+  return static_cast<double>(n) * 4 * 16 * 16 * 64;
+}
+
 __attribute__((target("avx2,fma"))) inline double spin_f32_256(int64_t n) {
   __m256 acc[kChains] = {}, a = _mm256_set1_ps(0.5f);
   for (int64_t i = 0; i < n; ++i) {

@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <sys/mman.h>
 
+#include "cpu/dispatch.h"
 #include "limits_kernels.h"
 
 namespace qwen3::bench {
@@ -178,6 +179,7 @@ std::vector<ArithmeticLimit> measure_arithmetic(int threads) {
     levels.push_back(level("avx512vnni", nullptr, nullptr, spin_int8_512, threads));
   if (__builtin_cpu_supports("avx512bf16"))
     levels.push_back(level("avx512bf16", nullptr, spin_bf16_512, nullptr, threads));
+  if (cpu::isa_available("amx")) levels.push_back(level("amx", nullptr, spin_bf16_tiles, spin_int8_tiles, threads));
 #endif
   return levels;
 }

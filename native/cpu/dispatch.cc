@@ -2,6 +2,12 @@
 
 #include <string>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "core/status.h"
 
 namespace qwen3::cpu {
@@ -28,7 +34,22 @@ bool has_avx512vnni() {
 bool has_avx512bf16() {
   return has_avx512vnni() && __builtin_cpu_supports("avx512bf16");
 }
+// The registers of tiles are saved for a process only once it has asked for that (Linux,
+// Documentation/arch/x86/xstate.rst); what it was granted holds for all of its threads.
+bool has_amx() {
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kAll = kBf16 | kTile | kInt8;  // leaf 7, EDX
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  static const bool granted = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return granted;
+}
 #else
+bool has_amx() {
+  return false;
+}
 bool has_avx2() {
   return false;
 }
@@ -45,13 +66,13 @@ bool has_avx512bf16() {
 
 constexpr Level kLevels[] = {
     // best first
+    {"amx", kernels_amx, has_amx},
     {"avx512bf16", kernels_avx512bf16, has_avx512bf16},
     {"avx512vnni", kernels_avx512vnni, has_avx512vnni},
     {"avx512", kernels_avx512, has_avx512},
     {"avx2", kernels_avx2, has_avx2},
     {"scalar", kernels_scalar, [] { return true; }},
     // Known, without kernels in this version: asking for them is no misspelling.
-    {"amx", []() -> const KernelTable* { return nullptr; }, [] { return false; }},
     {"neon", []() -> const KernelTable* { return nullptr; }, [] { return false; }},
 };
 
@@ -76,13 +97,13 @@ const KernelTable& choose_kernels(std::string_view isa) {
       if (usable(level)) return *level.kernels();
       throw Error(ErrorCode::kUnsupported,
                   "this processor, operating system or build lacks the instruction set '" + std::string(isa) +
-                      "'; use 'auto', or a lower one of avx512bf16, avx512vnni, avx512, avx2, scalar",
+                      "'; use 'auto', or a lower one of amx, avx512bf16, avx512vnni, avx512, avx2, scalar",
                   "isa");
     }
   }
   throw Error(
       ErrorCode::kInvalidArgument,
-      "isa must be one of auto, avx512bf16, avx512vnni, avx512, avx2, scalar, received '" + std::string(isa) + "'",
+      "isa must be one of auto, amx, avx512bf16, avx512vnni, avx512, avx2, scalar, received '" + std::string(isa) + "'",
       "isa");
 }
 

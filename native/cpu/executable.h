@@ -144,8 +144,8 @@ struct LinearCut {
   int64_t row_chunk, n_row_chunks, panel_chunk, n_panel_chunks;
   int64_t tasks() const { return n_row_chunks * n_panel_chunks; }
 };
-// steps: 4-byte words of a column.
-LinearCut cut_linear(int64_t n_rows, int64_t n_panels, int64_t steps, int n_threads);
+// row_group: KernelTable::row_group. steps: 4-byte words of a column.
+LinearCut cut_linear(int64_t n_rows, int64_t row_group, int64_t n_panels, int64_t steps, int n_threads);
 
 // Up to this many rows are normed and quantised by every thread for itself, which is cheaper than to meet.
 constexpr int64_t kOwnRows = 8;

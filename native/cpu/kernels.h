@@ -18,8 +18,7 @@ namespace qwen3::cpu {
 //   V cache   [64][v_cols] s8                       then [64] f32 scales
 //
 // Each output has one accumulator that walks the steps in ascending order, for any number of rows: that is what makes a
-// row's bits independent of its neighbours.
-
+// row's bits independent of its neighbours. (Tiles of bf16 have two inside each 32 k: linear_amx.inl.)
 //
 // Integer weights: the k of a panel are walked in blocks of 64, and a block holds everything that belongs to it, so
 // that a panel is one forward stream of bytes. Four k of a column share a 32-bit lane.
@@ -150,6 +149,7 @@ struct CombineArgs {
 struct KernelTable {
   const char* name;
   bool bf16_products;  // products of bf16 with bf16 are native: activations of that type are kept as Store::kBf16
+  int64_t row_group;   // rows of the highest register tile of a product: rows are cut into multiples of it
   // Panels [panel_begin, panel_end) for rows [row_begin, row_end).
   void (*linear_f32_f32)(const LinearArgs* args, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                          int64_t panel_end);
@@ -189,5 +189,6 @@ const KernelTable* kernels_avx2();  // null where the build has none
 const KernelTable* kernels_avx512();
 const KernelTable* kernels_avx512vnni();
 const KernelTable* kernels_avx512bf16();
+const KernelTable* kernels_amx();
 
 }  // namespace qwen3::cpu

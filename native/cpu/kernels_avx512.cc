@@ -33,6 +33,7 @@ inline F vload_bf16_n(const uint16_t*, int) {
 const KernelTable table = {
     .name = "avx512",
     .bf16_products = false,
+    .row_group = kWideRows,
     .linear_f32_f32 = linear<F32xF32>,
     .linear_f32_bf16 = linear<F32xBf16>,
     .linear_bf16_bf16 = nullptr,

@@ -59,6 +59,7 @@ struct Bf16xBf16 {
 const KernelTable table = {
     .name = "avx512bf16",
     .bf16_products = true,
+    .row_group = kWideRows,
     .linear_f32_f32 = linear<F32xF32>,
     .linear_f32_bf16 = linear<F32xBf16>,
     .linear_bf16_bf16 = linear<Bf16xBf16>,

@@ -83,7 +83,7 @@ void CpuExecutable::expert_products(Team& team, const std::vector<WeightId>& wei
                                     const Activation& out, Finish finish) {
   const PackedWeight& any = weight(weights[0]);
   const int64_t rows = std::max<int64_t>(1, n / static_cast<int64_t>(moe_.n_active));
-  LinearCut cut = cut_linear(rows, any.n_panels, any.panel_bytes() / (4 * kPanel), team.size());
+  LinearCut cut = cut_linear(rows, kernels_.row_group, any.n_panels, any.panel_bytes() / (4 * kPanel), team.size());
   if (n <= kFewExpertRows) {  // the experts themselves are tasks enough: longer streams
     const int64_t all_panels = any.n_panels * static_cast<int64_t>(moe_.n_active);
     cut.panel_chunk = std::clamp(all_panels / (kTasksPerThread * team.size()), cut.panel_chunk, any.n_panels);

@@ -19,7 +19,6 @@ constexpr int64_t kTasksPerThread = 4, kShortTasksPerThread = 16;
 constexpr int64_t kFewRows = 24;
 // Bytes of x per task: they should stay in the caches while the panels pass.
 constexpr int64_t kRowBytes = 2 << 20;
-constexpr int64_t kRowGroup = 12;  // rows of the widest register tile
 
 int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -27,15 +26,15 @@ int64_t ceil_div(int64_t a, int64_t b) {
 
 }  // namespace
 
-LinearCut cut_linear(int64_t n_rows, int64_t n_panels, int64_t steps, int n_threads) {
+LinearCut cut_linear(int64_t n_rows, int64_t row_group, int64_t n_panels, int64_t steps, int n_threads) {
   LinearCut cut;
   const int64_t wanted = (n_rows <= kFewRows ? kShortTasksPerThread : kTasksPerThread) * n_threads;
-  const int64_t most_rows = std::max<int64_t>(8 * kRowGroup, kRowBytes / (steps * 4) / kRowGroup * kRowGroup);
+  const int64_t most_rows = std::max<int64_t>(8 * row_group, kRowBytes / (steps * 4) / row_group * row_group);
   cut.n_row_chunks = ceil_div(n_rows, most_rows);
   if (n_panels * cut.n_row_chunks < wanted) {
-    cut.n_row_chunks = std::max(cut.n_row_chunks, std::min(ceil_div(n_rows, kRowGroup), ceil_div(wanted, n_panels)));
+    cut.n_row_chunks = std::max(cut.n_row_chunks, std::min(ceil_div(n_rows, row_group), ceil_div(wanted, n_panels)));
   }
-  cut.row_chunk = ceil_div(ceil_div(n_rows, cut.n_row_chunks), kRowGroup) * kRowGroup;
+  cut.row_chunk = ceil_div(ceil_div(n_rows, cut.n_row_chunks), row_group) * row_group;
   cut.n_row_chunks = ceil_div(n_rows, cut.row_chunk);
   const int64_t panel_work = steps * kPanel * std::min(n_rows, cut.row_chunk);
   cut.panel_chunk = std::max(ceil_div(kMinTaskWork, panel_work), n_panels * cut.n_row_chunks / wanted);
@@ -100,7 +99,7 @@ void CpuExecutable::linear(Team& team, const Activation& x, int64_t n_rows, cons
   args.n = finish == Finish::kSiluMul ? w.rows / 2 : w.rows;
   args.out = out, args.out_stride = out_stride, args.store = store, args.finish = finish;
   const LinearKernel kernel = linear_kernel(x.store, w.format);
-  const LinearCut cut = cut_linear(n_rows, w.n_panels, w.panel_bytes() / (4 * kPanel), team.size());
+  const LinearCut cut = cut_linear(n_rows, kernels_.row_group, w.n_panels, w.panel_bytes() / (4 * kPanel), team.size());
   team.for_each(cut.tasks(), [&](int64_t task) {
     const int64_t row = task % cut.n_row_chunks * cut.row_chunk, panel = task / cut.n_row_chunks * cut.panel_chunk;
     kernel(&args, row, std::min(n_rows, row + cut.row_chunk), panel, std::min(w.n_panels, panel + cut.panel_chunk));

@@ -18,7 +18,7 @@ using namespace qwen3::testing;
 namespace {
 
 constexpr WeightFormat kFormats[] = {WeightFormat::kInt8, WeightFormat::kInt4, WeightFormat::kInt4Offset};
-const char* const kLevels[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"};
+const char* const kLevels[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
 const char* format_name(WeightFormat format) {
   return format == WeightFormat::kInt8 ? "int8" : format == WeightFormat::kInt4 ? "int4" : "int4-offset";
 }
@@ -284,8 +284,10 @@ struct Product {
 
 void products(Random& random, const std::vector<const KernelTable*>& levels) {
   const bool sanitized = std::getenv("QWEN3_SANITIZED") != nullptr;
-  const int64_t shapes[][3] = {{1, 1, 1},   {1, 33, 127}, {2, 16, 130},  {3, 31, 64},   {4, 64, 257},  {5, 15, 1024},
-                               {8, 40, 96}, {12, 32, 63}, {13, 70, 192}, {16, 33, 320}, {33, 65, 311}, {49, 20, 65}};
+  const int64_t shapes[][3] = {{1, 1, 1},     {1, 33, 127},   {2, 16, 130},  {3, 31, 64},
+                               {4, 64, 257},  {5, 15, 1024},  {8, 40, 96},   {12, 32, 63},
+                               {13, 70, 192}, {16, 33, 320},  {33, 65, 311}, {49, 20, 65},
+                               {9, 34, 1090}, {40, 33, 1030}, {275, 17, 520}};  // slices and passes of tiles
   for (const WeightFormat format : kFormats) {
     double error = 0, norm = 0;
     for (const auto& s : shapes) {
@@ -306,7 +308,7 @@ void products(Random& random, const std::vector<const KernelTable*>& levels) {
           if (finish == Finish::kSiluMul) CHECK_MSG(relative_error(got.data(), want.data(), got.size()) < 1e-6, what);
           // In company or alone, a row is the same.
           for (int64_t begin = 0; begin < p.rows;) {
-            const int64_t end = std::min(p.rows, begin + random.between(1, 9));
+            const int64_t end = std::min(p.rows, begin + random.between(1, p.rows > 16 ? 40 : 9));
             const std::vector<float> part = p.run(*kernels, begin, end);
             CHECK_MSG(std::memcmp(part.data(), got.data() + begin * p.n, part.size() * 4) == 0, what + " cut");
             begin = end;

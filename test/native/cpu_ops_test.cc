@@ -133,8 +133,8 @@ void linear_case(Random& random, const KernelTable& kernels, const LinearCase& c
 
 void linears(Random& random, const KernelTable& kernels, Report& report) {
   const Row f32{Store::kF32}, half{kernels.bf16_products ? Store::kBf16 : Store::kRounded};
-  const int64_t shapes[][3] = {{1, 1, 1},     {1, 33, 127}, {2, 16, 130},  {3, 31, 64},
-                               {12, 32, 257}, {13, 70, 96}, {5, 15, 1024}, {25, 65, 311}};
+  const int64_t shapes[][3] = {{1, 1, 1},    {1, 33, 127},  {2, 16, 130},  {3, 31, 64},  {12, 32, 257},
+                               {13, 70, 96}, {5, 15, 1024}, {25, 65, 311}, {40, 33, 600}};
   for (const auto& s : shapes) {
     const int64_t rows = s[0], n = s[1], k = s[2];
     linear_case(random, kernels, {rows, n, k, Finish::kStore, WeightFormat::kF32, f32, f32}, report["linear f32"]);
@@ -148,6 +148,60 @@ void linears(Random& random, const KernelTable& kernels, Report& report) {
                 report["linear bf16 add"]);
     linear_case(random, kernels, {rows, n, k, Finish::kSiluMul, WeightFormat::kBF16, half, half},
                 report["linear bf16 silu*mul"]);
+  }
+}
+
+// TDPBF16PS as its manual has it (linear_amx.inl), in scalar code.
+float tile_product(const uint16_t* x, const uint16_t* w, int64_t k) {
+  const auto flush = [](float v) { return std::fabs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v; };
+  float sum = 0;
+  for (int64_t k0 = 0; k0 < k; k0 += 32) {
+    float part[2] = {0, 0};
+    for (int64_t i = k0; i < k0 + 32; ++i) {  // zeros fill the last tile up
+      const float a = i < k ? flush(bf16_to_f32(x[i])) : 0, b = i < k ? flush(bf16_to_f32(w[i])) : 0;
+      part[i % 2] = flush(std::fma(a, b, part[i % 2]));
+    }
+    sum = flush(sum + flush(part[0] + part[1]));
+  }
+  return sum;
+}
+
+// Every row of every step, whatever its company, has the bits of the sequence above; subnormal numbers included.
+void tiles_add_in_their_order(Random& random, const KernelTable& kernels) {
+  for (const auto& [rows, n, k] : {std::tuple<int64_t, int64_t, int64_t>{1, 33, 31},
+                                   {1, 5, 700},
+                                   {16, 32, 64},
+                                   {17, 40, 290},
+                                   {33, 65, 520},
+                                   {49, 9, 97},
+                                   {545, 17, 270}}) {
+    for (const float scale : {1.0f, 1e-19f, 3e-20f}) {
+      ThreadPool pool(1);
+      WeightMemory memory;
+      std::vector<float> w = random.normals(n * k, scale);
+      const auto packed = pack_weight(pool, kernels, memory, WeightUse::kLinear, WeightFormat::kBF16,
+                                      std::vector<MatrixSource>{matrix(w, n, k)});
+      const int64_t stride = (k + 1) / 2 * 2;
+      Guarded<uint16_t> x(static_cast<size_t>(rows * stride));
+      for (int64_t i = 0; i < rows * stride; ++i) {
+        x[static_cast<size_t>(i)] = i % stride < k ? f32_to_bf16(random.normal() * (i % 7 ? scale : 1e-39f)) : 0;
+      }
+      std::vector<uint16_t> halves(w.size());
+      for (size_t i = 0; i < w.size(); ++i) halves[i] = f32_to_bf16(w[i]);
+      Guarded<float> out(static_cast<size_t>(rows * n));
+      LinearArgs args{};
+      args.x = x.data(), args.x_stride = stride, args.weight = packed->data.data(), args.steps = packed->steps;
+      args.n = n, args.out = out.data(), args.out_stride = n, args.store = Store::kF32, args.finish = Finish::kStore;
+      for (int64_t begin = 0; begin < rows;) {
+        const int64_t end = std::min(rows, begin + random.between(1, random.between(0, 1) ? rows : 20));
+        kernels.linear_bf16_bf16(&args, begin, end, 0, packed->n_panels);
+        begin = end;
+      }
+      for (int64_t i = 0; i < rows * n; ++i) {
+        const float want = tile_product(x.data() + i / n * stride, halves.data() + i % n * k, k);
+        CHECK(std::memcmp(&want, out.data() + i, sizeof want) == 0);
+      }
+    }
   }
 }
 
@@ -424,7 +478,7 @@ void odd_rows(const KernelTable& kernels) {
 
 int main(int argc, char** argv) {
   Run run(argc, argv);
-  for (const char* level : {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"}) {
+  for (const char* level : {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"}) {
     if (!isa_available(level)) {
       std::printf("this machine lacks %s: not tested\n", level);
       continue;
@@ -433,6 +487,7 @@ int main(int argc, char** argv) {
     Random random(seed());
     Report report;
     linears(random, kernels, report);
+    if (level == std::string("amx")) tiles_add_in_their_order(random, kernels);
     for (int round = 0; round < 30; ++round) {  // one statistic a row: a few rows would be luck
       norms(random, kernels, report);
       softmaxes(random, kernels, report);
