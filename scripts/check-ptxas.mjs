@@ -21,7 +21,7 @@ const hot = [
   'sample_kernel',
 ]
 /** Angles in f64: the reduction of large arguments keeps its digits of 2/pi in a table on the stack; once per step and row. */
-const withStack = ['rope_rows']
+const withStack = ['begin_step']
 
 /** `{ kernel, architecture, registers, stack, spills, shared }` for every entry of a log. */
 export function readLog(text) {

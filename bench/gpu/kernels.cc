@@ -32,9 +32,10 @@ void copy_limit(Bench& b) {
   const size_t bytes = b.tiny ? 1 << 16 : kLimitBytes;
   auto* to = static_cast<std::byte*>(b.scratch(bytes));
   const auto* from = b.random(0, bytes);
+  const double moved = 2.0 * double(bytes);
   const double driver = stream_seconds(b.stream, [&] { copy_on_device(b.stream, to, from, bytes); });
-  const double kernel = stream_seconds(b.stream, [&] { copy_memory(b.stream, to, from, bytes); });
-  const double seconds = std::min(driver, kernel), moved = 2.0 * double(bytes);
+  const double kernel = b.time(moved, [&](int) { copy_memory(b.stream, to, from, bytes); });
+  const double seconds = std::min(driver, kernel);
   b.memory_rate = std::max(b.memory_rate, moved / seconds);
   b.report("limit/copy", {seconds, moved, 0},
            ", \"driver_us\": " + std::to_string(driver * 1e6) + ", \"kernel_us\": " + std::to_string(kernel * 1e6));
@@ -44,7 +45,7 @@ void read_limit(Bench& b) {
   const size_t bytes = b.tiny ? 1 << 16 : kLimitBytes;
   const auto* from = b.random(0, bytes);
   void* sink = b.scratch(16);
-  const double seconds = stream_seconds(b.stream, [&] { read_memory(b.stream, from, bytes, sink); });
+  const double seconds = b.time(double(bytes), [&](int) { read_memory(b.stream, from, bytes, sink); });
   b.memory_rate = std::max(b.memory_rate, double(bytes) / seconds);
   b.report("limit/read", {seconds, double(bytes), 0});
 }

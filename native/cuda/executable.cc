@@ -71,17 +71,19 @@ DeviceExecutable::DeviceExecutable(Stream loading, const DeviceDescription& devi
   rope_factor_ = upload_array(loading, factor.data(), factor.size());
   cos_ = DeviceBuffer(static_cast<size_t>(max_rows * half) * 4);
   sin_ = DeviceBuffer(static_cast<size_t>(max_rows * half) * 4);
-  tokens_ = DeviceBuffer(static_cast<size_t>(max_rows) * 4), drawn_ = DeviceBuffer(static_cast<size_t>(max_rows) * 4);
+  tokens_ = DeviceBuffer(static_cast<size_t>(max_rows) * 4);
   make_operations(loading, p);
   find_fusions();
   heads_arrived_ = DeviceBuffer(static_cast<size_t>(heads_.n_q_heads + 2 * heads_.n_kv_heads) * 4);
   fill_bytes(loading, heads_arrived_.as<void>(), 0, heads_arrived_.bytes());
   const auto experts = static_cast<size_t>(expert_load_.bytes() / 4);
   expert_totals_.resize(experts), expert_seen_.resize(experts);
-  for (Result& result : results_) {
-    result.done = OwnedEvent(create_event());
-    result.tokens = PinnedBuffer(static_cast<size_t>(max_rows) * 4);
-    if (experts > 0) result.expert_load = PinnedBuffer(experts * 4);
+  for (Turn& turn : turns_) {
+    turn.uploaded = OwnedEvent(create_event()), turn.ran = OwnedEvent(create_event());
+    turn.done = OwnedEvent(create_event());
+    turn.drawn = DeviceBuffer(static_cast<size_t>(max_rows) * 4);
+    turn.tokens = PinnedBuffer(static_cast<size_t>(max_rows) * 4);
+    if (experts > 0) turn.expert_load = PinnedBuffer(experts * 4);
   }
   synchronize(loading);
 }
@@ -170,16 +172,18 @@ void check_supported(const qwen3_cuda_program& p) {
 void DeviceExecutable::use(DeviceCache& cache) {
   if (stream_ == cache.stream()) return;
   if (queued_ > 0) throw Error(ErrorCode::kInternal, "a step is queued on another cache");
-  graphs_.clear();
+  moved();
   stream_ = cache.stream();
 }
 
 // Waits for the device and drops what it was to give. Errors have been reported, or nobody is left to hear them.
 void DeviceExecutable::forget_queue() noexcept {
   if (queued_ > 0) {
-    try {
-      synchronize(stream_);
-    } catch (const std::exception&) {
+    for (const Stream stream : {ahead_.get(), stream_, behind_.get()}) {
+      try {
+        synchronize(stream);
+      } catch (const std::exception&) {
+      }
     }
   }
   queued_ = 0;
@@ -206,7 +210,7 @@ bool DeviceExecutable::reserve_logits(int64_t n) {
 }
 
 void DeviceExecutable::moved() {
-  graphs_.clear();
+  for (Turn& turn : turns_) turn.graphs.clear();
 }
 
 void DeviceExecutable::prepare(DeviceCache& cache, int64_t decode_rows) {
@@ -214,7 +218,8 @@ void DeviceExecutable::prepare(DeviceCache& cache, int64_t decode_rows) {
   const auto rows = static_cast<size_t>(std::min(decode_rows, max_rows_));
   const auto blocks = static_cast<size_t>((max_positions_ + kBlockSize - 1) / kBlockSize);
   const auto splits = static_cast<size_t>((max_positions_ + kSplitSize - 1) / kSplitSize);
-  tables_.reserve(static_cast<int>(max_rows_), std::min(rows * splits, kMostTiles),
+  const auto prefill_tiles = static_cast<size_t>(max_rows_);  // each has a row at least
+  tables_.reserve(static_cast<int>(max_rows_), std::min(rows * splits, kMostTiles) + prefill_tiles,
                   std::min(rows * blocks, kMostTableBlocks), kAdjustments);
   reserve_partials(std::min(rows * splits, kMostPartialBytes / (static_cast<size_t>(partial_elements(heads_)) * 4)));
   reserve_logits(static_cast<int64_t>(rows));
@@ -222,7 +227,8 @@ void DeviceExecutable::prepare(DeviceCache& cache, int64_t decode_rows) {
   if (one_class_) return;
   const auto most = static_cast<int>(std::min<size_t>(rows, kMostGraphRows));
   for (int n = 1; n <= most; n = round_to_bucket(n) + 1) {
-    if (round_to_bucket(n) <= max_rows_) capture(round_to_bucket(n), cache);
+    for (int turn = 0; turn < kQueue && round_to_bucket(n) <= max_rows_; ++turn)
+      capture(round_to_bucket(n), turn, cache);
   }
 }
 
@@ -246,13 +252,13 @@ void DeviceExecutable::make_room(const qwen3_cuda_batch& batch, const qwen3_cuda
   if (any) moved();
 }
 
-void DeviceExecutable::capture(int bucket, DeviceCache& cache) {
-  view_ = tables_.bucket_view(bucket);
+void DeviceExecutable::capture(int bucket, int turn_index, DeviceCache& cache) {
+  view_ = tables_.bucket_view(bucket, turn_index), turn_ = turn_index;
   begin_capture(stream_);
   try {
     launch_all(cache);
     launch_sampling();
-    graphs_[bucket] = OwnedGraph(end_capture(stream_));
+    turn(turn_).graphs[bucket] = OwnedGraph(end_capture(stream_));
   } catch (...) {
     abandon_capture(stream_);
     throw;
@@ -267,7 +273,7 @@ void DeviceExecutable::enqueue(const qwen3_cuda_batch& batch, const qwen3_cuda_s
   const int bucket = bucket_of(batch);
   make_room(batch, sampling, bucket);
   try {
-    if (bucket > 0 && !graphs_.contains(bucket)) capture(bucket, cache);
+    if (bucket > 0 && !turn(next_).graphs.contains(bucket)) capture(bucket, next_, cache);
     start(batch, sampling, bucket, cache);
   } catch (...) {
     ++queued_;  // part of it may run
@@ -280,48 +286,53 @@ void DeviceExecutable::enqueue(const qwen3_cuda_batch& batch, const qwen3_cuda_s
 
 void DeviceExecutable::start(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket,
                              DeviceCache& cache) {
-  tables_.upload(batch, sampling, bucket, cache.padding_block(), next_, stream_);
+  Turn& turn = this->turn(next_);
+  tables_.upload(batch, sampling, bucket, cache.padding_block(), next_, ahead_.get());
+  record(turn.uploaded.get(), ahead_.get());
+  wait_on(stream_, turn.uploaded.get());
   if (bucket > 0) {
-    launch_graph(graphs_.at(bucket).get(), stream_);
+    launch_graph(turn.graphs.at(bucket).get(), stream_);
   } else {
-    view_ = tables_.view(batch, 0);
+    view_ = tables_.view(batch, next_), turn_ = next_;
     launch_all(cache);
     launch_sampling();
   }
-  Result& result = results_[static_cast<size_t>(next_)];
-  result.n_tokens = batch.n_logits;
-  finish_step(result);
+  turn.n_tokens = batch.n_logits;
+  finish_step(turn);
 }
 
-// What the host will read, and the point that it waits for.
-void DeviceExecutable::finish_step(Result& result) {
-  if (result.n_tokens > 0) {
-    copy_to_host(stream_, result.tokens.as<void>(), drawn_.as<void>(), static_cast<size_t>(result.n_tokens) * 4);
-  }
+// What the host will read, and the point that it waits for. The experts' load grows with the next step and is copied
+// before that begins.
+void DeviceExecutable::finish_step(Turn& turn) {
   if (expert_load_.bytes() > 0)
-    copy_to_host(stream_, result.expert_load.as<void>(), expert_load_.as<void>(), expert_load_.bytes());
-  record(result.done.get(), stream_);
+    copy_to_host(stream_, turn.expert_load.as<void>(), expert_load_.as<void>(), expert_load_.bytes());
+  record(turn.ran.get(), stream_);
+  wait_on(behind_.get(), turn.ran.get());
+  if (turn.n_tokens > 0) {
+    copy_to_host(behind_.get(), turn.tokens.as<void>(), turn.drawn.as<void>(), static_cast<size_t>(turn.n_tokens) * 4);
+  }
+  record(turn.done.get(), behind_.get());
 }
 
 void DeviceExecutable::collect(int32_t* tokens, int32_t n) {
   if (queued_ == 0) throw Error(ErrorCode::kInternal, "no step is queued");
-  Result& result = results_[static_cast<size_t>((next_ + kQueue - queued_) % kQueue)];
+  const Turn& first = turn(next_ + kQueue - queued_);
   try {
-    wait(result.done.get());
-    if (n != result.n_tokens) throw Error(ErrorCode::kInternal, "a queued step drew another number of tokens");
+    wait(first.done.get());
+    if (n != first.n_tokens) throw Error(ErrorCode::kInternal, "a queued step drew another number of tokens");
   } catch (...) {
     forget_queue();
     throw;
   }
   --queued_;
-  std::copy_n(result.tokens.as<int32_t>(), n, tokens);
-  count_experts(result);
+  std::copy_n(first.tokens.as<int32_t>(), n, tokens);
+  count_experts(first);
 }
 
 // The device counts in 32 bits and may wrap between no two steps.
-void DeviceExecutable::count_experts(const Result& result) {
+void DeviceExecutable::count_experts(const Turn& turn) {
   for (size_t i = 0; i < expert_totals_.size(); ++i) {
-    const uint32_t now = result.expert_load.as<uint32_t>()[i];
+    const uint32_t now = turn.expert_load.as<uint32_t>()[i];
     expert_totals_[i] += static_cast<int64_t>(now - expert_seen_[i]);
     expert_seen_[i] = now;
   }
@@ -335,23 +346,23 @@ void DeviceExecutable::run(const qwen3_cuda_batch& batch, DeviceCache& cache, fl
   tables_.plan(batch);
   make_room(batch, nullptr, 0);
   tables_.upload(batch, nullptr, 0, cache.padding_block(), next_, stream_);
-  view_ = tables_.view(batch, 0);
-  Result& result = results_[static_cast<size_t>(next_)];
-  result.n_tokens = 0;
+  view_ = tables_.view(batch, next_), turn_ = next_;
+  Turn& turn = this->turn(next_);
+  turn.n_tokens = 0;
   try {
     launch_all(cache);
     if (batch.n_logits > 0) {
       copy_to_host(stream_, logits, logits_.as<float>(),
                    static_cast<size_t>(batch.n_logits) * static_cast<size_t>(vocab_) * 4);
     }
-    finish_step(result);
+    finish_step(turn);
     synchronize(stream_);
   } catch (...) {
     queued_ = 1;
     forget_queue();
     throw;
   }
-  count_experts(result);
+  count_experts(turn);
 }
 
 }  // namespace qwen3::cuda

@@ -43,10 +43,12 @@ class DeviceExecutable {
     // Operations that its kernel can take in: the norm of its input, which nobody else reads; QK-Norm of its result.
     int32_t norm = -1, heads = -1;
   };
-  // What a queued step gives to the host.
-  struct Result {
-    OwnedEvent done;
-    PinnedBuffer tokens, expert_load;
+  // Queued steps take turns: while one runs, the next one's sheet is on its way, and the tokens of the one before are.
+  struct Turn {
+    OwnedEvent uploaded, ran, done;    // the sheet is there; the kernels have ended; the host has its results
+    DeviceBuffer drawn;                // tokens, which the other turn's step reads
+    std::map<int, OwnedGraph> graphs;  // by bucket: they hold the addresses of the turn's sheet and tokens
+    PinnedBuffer tokens, expert_load;  // for the host
     int n_tokens = 0;
   };
   static constexpr int kQueue = 2;
@@ -62,10 +64,10 @@ class DeviceExecutable {
   bool reserve_logits(int64_t n);
   void moved();
   int bucket_of(const qwen3_cuda_batch& batch) const;
-  void capture(int bucket, DeviceCache& cache);
+  void capture(int bucket, int turn, DeviceCache& cache);
   void start(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket, DeviceCache& cache);
-  void finish_step(Result& result);
-  void count_experts(const Result& result);
+  void finish_step(Turn& turn);
+  void count_experts(const Turn& turn);
 
   // operations.cc: launches for the step in view_.
   void launch_all(DeviceCache& cache);
@@ -82,11 +84,15 @@ class DeviceExecutable {
   void launch_moe(const Operation& op);
   void launch_logits(const Operation& op, DeviceCache& cache);
   void show(int32_t index, int32_t buffer);
+  Turn& turn(int i) { return turns_[static_cast<size_t>(i % kQueue)]; }
+  int32_t* drawn(int i) { return turn(i).drawn.as<int32_t>(); }
   const DeviceWeight& weight(int32_t id) const { return *weights_.at(static_cast<size_t>(id)); }
   float* f32(int32_t buffer) const { return buffers_.at(static_cast<size_t>(buffer)).as<float>(); }
   Bf16* bf16(int32_t buffer) const { return buffers_.at(static_cast<size_t>(buffer)).as<Bf16>(); }
 
   Stream stream_ = nullptr;  // the cache's
+  // Copies that must not hold up the next step: of its sheet, and of the last one's tokens.
+  OwnedStream ahead_{create_stream()}, behind_{create_stream()};
   int32_t n_layers_, n_experts_, hidden_, vocab_;
   HeadShape heads_;
   bool hopper_;
@@ -98,17 +104,17 @@ class DeviceExecutable {
   std::vector<const DeviceWeight*> weights_;
   std::vector<DeviceBuffer> buffers_;
   DeviceBuffer inv_freq_, rope_factor_, cos_, sin_;
-  DeviceBuffer tokens_, drawn_, partials_, arrived_, logits_, sampling_scratch_;
+  DeviceBuffer tokens_, partials_, arrived_, logits_, sampling_scratch_;
   DeviceBuffer ids_, shares_, order_, offsets_, gated_, products_, expert_load_;
   DeviceBuffer route_scores_, route_arrived_;  // of moe_route_few
   DeviceBuffer tiles_drawn_;                   // of moe_experts_hopper
   DeviceBuffer heads_arrived_;                 // of linear_stream
 
   StepTables tables_;
-  StepView view_;                     // of the step that is being launched or captured
-  std::map<int, OwnedGraph> graphs_;  // by bucket
-  std::array<Result, kQueue> results_;
-  int next_ = 0, queued_ = 0;  // the next result to fill; how many before it wait for collect()
+  StepView view_;  // of the step that is being launched or captured, and
+  int turn_ = 0;   // whose turn that is
+  std::array<Turn, kQueue> turns_;
+  int next_ = 0, queued_ = 0;  // whose turn is next; how many before it wait for collect()
   std::vector<int64_t> expert_totals_;
   std::vector<uint32_t> expert_seen_;
 

@@ -9,9 +9,6 @@
 
 namespace qwen3::cuda {
 
-// out[r, :] = table[tokens[r], :]. table: bf16 [vocab, hidden], out: f32 [n_rows, hidden]; hidden % 8 == 0.
-void embed(Stream stream, const Bf16* table, const int32_t* tokens, int n_rows, int hidden, float* out);
-
 // out[r, i] = x[r, i] / sqrt(mean_j x[r, j]^2 + eps) * weight[i]. x: f32 [n_rows, hidden], out: bf16; hidden % 4 == 0,
 // at most kMaxNormWidth. With `add` (f32, same shape, may be null): x += add first, written back.
 constexpr int kMaxNormWidth = 8192;
@@ -25,10 +22,22 @@ struct RowMap {
   const int32_t* rope_table;  // 0 or 1
 };
 
-// cos and sin of every row, [n_rows, head_dim / 2] f32, from angles formed in f64.
-// inv_freq: f64 [n_tables, head_dim / 2]; factor: f64 [n_tables].
-void rope_rows(Stream stream, const RowMap& rows, const double* inv_freq, const double* factor, int n_rows,
-               int head_dim, float* cos, float* sin);
+// What a step does before its first layer. tokens[r] = given[r] >= 0 ? given[r] : drawn[-1 - given[r]], never negative;
+// out[r, :] = table[tokens[r], :]; cos and sin of the row's position from angles formed in f64.
+struct StepBegin {
+  const int32_t* given;  // [n_rows]
+  const int32_t* drawn;  // by the step before: the host need not have seen it yet
+  RowMap rows;
+  const double* inv_freq;  // [n_tables, head_dim / 2]
+  const double* factor;    // [n_tables]
+  const Bf16* table;       // [vocab, hidden]; hidden % 8 == 0
+  int hidden, head_dim;
+  int32_t* tokens;  // [n_rows]
+  float* cos;       // [n_rows, head_dim / 2]
+  float* sin;
+  float* out;  // [n_rows, hidden]
+};
+void begin_step(Stream stream, const StepBegin& operands, int n_rows);
 
 struct HeadShape {
   int n_q_heads, n_kv_heads, head_dim;  // head_dim: 32, 64 or 128
@@ -45,7 +54,7 @@ struct QkNormRope {
   const float* qkv;  // [n_rows, (n_q_heads + 2 n_kv_heads) * head_dim]
   const float* q_norm;
   const float* k_norm;
-  const float* cos;  // from rope_rows
+  const float* cos;  // from begin_step
   const float* sin;
   RowMap rows;
   HeadShape heads;
@@ -54,9 +63,6 @@ struct QkNormRope {
   KvLayer cache;
 };
 void qk_norm_rope_append(Stream stream, const QkNormRope& operands, int n_rows);
-
-// tokens[r] = given[r] >= 0 ? given[r] : drawn[-1 - given[r]]; never negative. All i32 [n_rows].
-void take_tokens(Stream stream, const int32_t* given, const int32_t* drawn, int n_rows, int32_t* tokens);
 
 enum class Output : uint8_t {
   kStoreF32,  // out f32 = x W^T

@@ -19,6 +19,7 @@ namespace {
 
 static_assert(stream::kThreads == kNormThreads);
 constexpr int kHeadRows = stream::kWarps;
+constexpr int kFewColumns = 96 * 16;  // in 16s they are fewer blocks than chips of sm_80 and later have multiprocessors
 constexpr int kMostShared = 96 * 1024;  // sm_86, 89 and 120 have 99 KB
 
 // Normalised rows lie behind the sums.
@@ -59,30 +60,30 @@ QWEN3_DEVICE void finish_heads(const StreamFusion& fusion, int n_rows, int n0) {
 }
 
 // Groups of 64 rows run side by side, so that the weight comes from memory once and from L2 after that. kHeadDim 0:
-// nothing behind the product.
-template <int kTiles, bool kNorm, int kHeadDim>
+// nothing behind the product. kRows: of the weight, a block's.
+template <int kTiles, bool kNorm, int kHeadDim, int kRows = 16>
 QWEN3_KERNEL(stream::kThreads)
 linear_stream_kernel(LinearOperands o, LinearShape shape, Output output, QWEN3_GRID_CONSTANT const StreamFusion fusion,
                      NormLayout layout) {
   grid_dependency_launch();
-  const int begin = block_index().x * 64, left = shape.n_rows - begin, n0 = block_index().y * 16;
+  const int begin = block_index().x * 64, left = shape.n_rows - begin, n0 = block_index().y * kRows;
   const TileRows rows{begin, left < 64 ? left : 64, o.gather, nullptr, 1};
   const Target to{o.out, shape.n, output};
-  stream::Weights weights(o.weight, shape.n, shape.k, n0);
+  stream::Weights<kRows> weights(o.weight, shape.n, shape.k, n0);
   weights.fetch_first();
   float acc[kTiles][4] = {};
   if constexpr (kNorm) {
     fetch_norm_weight(fusion.norm_weight, layout, shape.k);
     grid_dependency_wait();
     const NormedRows x = normed_rows(fusion, layout, rows, shape.k);
-    const stream::Results<kTiles> results(rows, to, n0);
-    stream::multiply<kTiles>(weights, x, acc);
+    const stream::Results<kTiles, kRows> results(rows, to, n0);
+    stream::multiply<kTiles, kRows>(weights, x, acc);
     results.write(acc);
   } else {
     grid_dependency_wait();
     const stream::GlobalRows<kTiles> x(o.x, rows, shape.k);
-    const stream::Results<kTiles> results(rows, to, n0);
-    stream::multiply<kTiles>(weights, x, acc);
+    const stream::Results<kTiles, kRows> results(rows, to, n0);
+    stream::multiply<kTiles, kRows>(weights, x, acc);
     results.write(acc);
   }
   if constexpr (kHeadDim > 0) finish_heads<kHeadDim>(fusion, shape.n_rows, n0);
@@ -99,9 +100,9 @@ bool stream_takes_heads(int n_rows) {
 
 void linear_stream(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output,
                    const StreamFusion& fusion) {
-  const auto run = [&](auto kernel, int shared) {
+  const auto run = [&](auto kernel, int shared, int block_rows = 16) {
     const LaunchShape launch_shape{
-        {(shape.n_rows + 63) / 64, (shape.n + 15) / 16, 1}, {stream::kThreads, 1, 1}, shared, true};
+        {(shape.n_rows + 63) / 64, (shape.n + block_rows - 1) / block_rows, 1}, {stream::kThreads, 1, 1}, shared, true};
     launch(stream, "linear_stream", kernel, launch_shape, operands, shape, output, fusion, stream_layout(shape.k));
   };
   const auto run_few = [&](auto plain, auto normed) {
@@ -117,6 +118,8 @@ void linear_stream(Stream stream, const LinearOperands& operands, const LinearSh
     run(linear_stream_kernel<4, false, 0>, stream::kSharedBytes<4>);
   } else if (shape.n_rows > 8) {
     run(linear_stream_kernel<2, false, 0>, stream::kSharedBytes<2>);
+  } else if (head_dim == 0 && !fusion.residual && output != Output::kSiluMul && shape.n <= kFewColumns) {
+    run(linear_stream_kernel<1, false, 0, 8>, stream::kSharedBytes<1>, 8);
   } else if (head_dim == 128) {
     run_few(linear_stream_kernel<1, false, 128>, linear_stream_kernel<1, true, 128>);
   } else if (head_dim == 64) {

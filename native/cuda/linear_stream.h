@@ -11,7 +11,9 @@ namespace stream {
 // A block takes 16 rows of the weight; its 8 warps take every 8th chunk of 32 k each, so that 8 x 4 loads of 16 bytes
 // per lane are on their way: 16 KB a warp set, several blocks a multiprocessor. Partial sums are joined in shared
 // memory in the order of the warps: the order along k is one, whatever the number of rows.
-constexpr int kWarps = 8, kThreads = kWarps * 32, kUnroll = 4;
+// Where that makes fewer blocks than there are multiprocessors (o and down of a small model), a block takes 8 rows,
+// half of the mma's, and 12 loads per lane: 3,072 of k at once. The order along k is the same.
+constexpr int kWarps = 8, kThreads = kWarps * 32;
 constexpr int kStride = 20;  // of 16 sums in shared memory: 2 rows are 8 banks apart
 template <int kTiles>
 constexpr int kSharedBytes = kWarps* kTiles * 8 * kStride * 4;
@@ -19,12 +21,15 @@ constexpr int kSharedBytes = kWarps* kTiles * 8 * kStride * 4;
 // The weight's 16 rows of a block: mma takes them as A, whose 16 x 16 fragments are loaded straight from memory, 16
 // bytes of k per lane, by taking k in the same permuted order in both operands. What fetch() has asked for may be on
 // its way while the rows of x are not there yet: no kernel writes weights.
+template <int kRows = 16>
 struct Weights {
+  static constexpr int kUnroll = kRows == 16 ? 4 : 12;
+  static constexpr bool kTwo = kRows == 16;
   const Bf16* low;  // of the row that the lane loads; the second one is 8 behind
   int64_t high;
   bool low_valid, high_valid;
   int k;
-  Words4 w0[kUnroll], w1[kUnroll];
+  Words4 w0[kUnroll], w1[kTwo ? kUnroll : 1];
   QWEN3_DEVICE Weights(const Bf16* weight, int n, int k_size, int n0) {
     const int row = n0 + thread_index().x % 32 / 4;
     low = weight + static_cast<int64_t>(row) * k_size, high = static_cast<int64_t>(8) * k_size;
@@ -37,7 +42,9 @@ struct Weights {
     for (int u = 0; u < kUnroll; ++u) {
       const int at = begin + u * kWarps * 32 + thread_index().x % 4 * 8;
       w0[u] = low_valid && at < k ? load_stream(reinterpret_cast<const Words4*>(low + at)) : zero;
-      w1[u] = high_valid && at < k ? load_stream(reinterpret_cast<const Words4*>(low + high + at)) : zero;
+      if constexpr (kTwo) {
+        w1[u] = high_valid && at < k ? load_stream(reinterpret_cast<const Words4*>(low + high + at)) : zero;
+      }
     }
   }
   QWEN3_DEVICE void fetch_first() { fetch(thread_index().x / 32 * 32); }
@@ -60,15 +67,17 @@ struct GlobalRows {
 };
 
 // acc: the lane's part of the products of its warp's chunks, whose first have been fetched.
-template <int kTiles, class Rows>
-QWEN3_DEVICE void multiply(Weights& w, const Rows& x, float (&acc)[kTiles][4]) {
+template <int kTiles, int kRows, class Rows>
+QWEN3_DEVICE void multiply(Weights<kRows>& w, const Rows& x, float (&acc)[kTiles][4]) {
+  constexpr int kUnroll = Weights<kRows>::kUnroll;
   const Words4 zero{0, 0, 0, 0};
   for (int begin = thread_index().x / 32 * 32; begin < w.k;) {
     QWEN3_UNROLL
     for (int u = 0; u < kUnroll; ++u) {
       const int at = begin + u * kWarps * 32 + thread_index().x % 4 * 8;
-      const uint32_t first[4] = {w.w0[u].x, w.w1[u].x, w.w0[u].y, w.w1[u].y};
-      const uint32_t second[4] = {w.w0[u].z, w.w1[u].z, w.w0[u].w, w.w1[u].w};
+      const Words4 high = kRows == 16 ? w.w1[kRows == 16 ? u : 0] : zero;
+      const uint32_t first[4] = {w.w0[u].x, high.x, w.w0[u].y, high.y};
+      const uint32_t second[4] = {w.w0[u].z, high.z, w.w0[u].w, high.w};
       QWEN3_UNROLL
       for (int j = 0; j < kTiles; ++j) {
         const Words4 v = x.valid[j] && at < w.k ? x.load(j, at) : zero;
@@ -83,9 +92,9 @@ QWEN3_DEVICE void multiply(Weights& w, const Rows& x, float (&acc)[kTiles][4]) {
 }
 
 // Joins the warps' sums and writes them: a thread two columns of a row at a time.
-template <int kTiles>
+template <int kTiles, int kRows = 16>
 struct Results {
-  static constexpr int kMost = (kTiles * 64 + kThreads - 1) / kThreads;
+  static constexpr int kMost = (kTiles * 4 * kRows + kThreads - 1) / kThreads;
   const TileRows& rows;
   const Target& to;
   int n0;
@@ -96,7 +105,7 @@ struct Results {
   QWEN3_DEVICE bool gated() const { return to.output == Output::kSiluMul; }
   // The i-th pair of the thread; false: it has none.
   QWEN3_DEVICE bool pair(int i, int& row, int& column) const {
-    const int pairs = gated() ? 4 : 8, at = i * kThreads + thread_index().x, index = at / pairs;
+    const int pairs = gated() ? 4 : kRows / 2, at = i * kThreads + thread_index().x, index = at / pairs;
     // Rows in the order 0 4 2 6 1 5 3 7: those of a half warp are 16 or 8 banks apart.
     row = index / 8 * 8 + (index & 1) * 4 + (index & 2) + (index >> 2 & 1), column = at % pairs * 2;
     return at < kTiles * 8 * pairs && row < rows.count && n0 + (gated() ? 2 * column : column) < to.n;
@@ -119,7 +128,7 @@ struct Results {
     QWEN3_UNROLL
     for (int j = 0; j < kTiles; ++j) {
       QWEN3_UNROLL
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < kRows / 4; ++i) {
         sums.store((warp * kTiles * 8 + j * 8 + in_group * 2 + i % 2) * kStride + group + i / 2 * 8, acc[j][i]);
       }
     }
@@ -154,7 +163,7 @@ struct Results {
 template <int kTiles>
 QWEN3_DEVICE void stream_rows(const Bf16* x, const Bf16* weight, const TileRows& rows, int k, int n0,
                               const Target& to) {
-  stream::Weights weights(weight, to.n, k, n0);
+  stream::Weights<> weights(weight, to.n, k, n0);
   weights.fetch_first();
   const stream::GlobalRows<kTiles> from(x, rows, k);
   const stream::Results<kTiles> results(rows, to, n0);

@@ -10,9 +10,12 @@
 namespace qwen3::cuda {
 
 void DeviceExecutable::launch_all(DeviceCache& cache) {
-  take_tokens(stream_, view_.given, drawn_.as<int32_t>(), view_.n_rows, tokens_.as<int32_t>());
-  rope_rows(stream_, view_.rows, inv_freq_.as<double>(), rope_factor_.as<double>(), view_.n_rows, heads_.head_dim,
-            cos_.as<float>(), sin_.as<float>());
+  const qwen3_cuda_op& embed = ops_[0].plain;
+  begin_step(stream_,
+             {view_.given, drawn(turn_ + 1), view_.rows, inv_freq_.as<double>(), rope_factor_.as<double>(),
+              weight(embed.weight).data.as<Bf16>(), hidden_, heads_.head_dim, tokens_.as<int32_t>(), cos_.as<float>(),
+              sin_.as<float>(), f32(embed.out)},
+             view_.n_rows);
   for (size_t i = 0; i < ops_.size(); ++i) {
     const Operation& op = ops_[i];
     if (taken(i)) continue;
@@ -81,8 +84,7 @@ StreamFusion DeviceExecutable::fusion_of(const Operation& op, DeviceCache& cache
 void DeviceExecutable::launch_op(const Operation& op, DeviceCache& cache) {
   const qwen3_cuda_op& o = op.plain;
   switch (o.kind) {
-    case kEmbed:
-      embed(stream_, weight(o.weight).data.as<Bf16>(), tokens_.as<int32_t>(), view_.n_rows, hidden_, f32(o.out));
+    case kEmbed:  // begin_step did it
       return;
     case kRmsNorm:
       rms_norm(stream_, f32(o.x), nullptr, weight(o.weight).data.as<float>(), view_.n_rows, hidden_, o.eps,
@@ -200,8 +202,8 @@ void DeviceExecutable::launch_logits(const Operation& op, DeviceCache& cache) {
 
 void DeviceExecutable::launch_sampling() {
   if (view_.n_logits == 0) return;
-  sample(stream_, logits_.as<float>(), view_.n_logits, vocab_, view_.sampling, view_.adjustments, nullptr,
-         drawn_.as<int32_t>(), sampling_scratch_.as<void>(), tokens_.as<int32_t>());
+  sample(stream_, logits_.as<float>(), view_.n_logits, vocab_, view_.sampling, view_.adjustments, nullptr, drawn(turn_),
+         sampling_scratch_.as<void>(), tokens_.as<int32_t>());
 }
 
 void DeviceExecutable::show(int32_t index, int32_t buffer) {

@@ -22,29 +22,7 @@ qk_norm_rope_kernel(QkNormRope p) {
     finish_head<kHeadDim>(p, block_index().x, head);  // whole warps
 }
 
-// cos(position * inv_freq) * factor: an f32 angle would be wrong by 0.004 at position 100,000.
-QWEN3_KERNEL(128)
-rope_rows_kernel(RowMap rows, const double* inv_freq, const double* factor, int half, int n, float* cos, float* sin) {
-  const int i = block_index().x * 128 + thread_index().x;
-  grid_dependency_launch();
-  grid_dependency_wait();
-  if (i >= n) return;
-  const int row = i / half;
-  const int table = load(rows.rope_table + row);
-  const double angle = load(rows.position + row) * load(inv_freq + table * half + i % half);
-  const double f = load(factor + table);
-  store(cos + i, static_cast<float>(cosine(angle) * f));
-  store(sin + i, static_cast<float>(sine(angle) * f));
-}
-
 }  // namespace
-
-void rope_rows(Stream stream, const RowMap& rows, const double* inv_freq, const double* factor, int n_rows,
-               int head_dim, float* cos, float* sin) {
-  const int n = n_rows * (head_dim / 2);
-  launch(stream, "rope_rows", rope_rows_kernel, {{(n + 127) / 128, 1, 1}, {128, 1, 1}, 0, true}, rows, inv_freq, factor,
-         head_dim / 2, n, cos, sin);
-}
 
 void qk_norm_rope_append(Stream stream, const QkNormRope& operands, int n_rows) {
   const HeadShape& heads = operands.heads;

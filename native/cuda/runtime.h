@@ -45,6 +45,8 @@ Event create_event();
 void destroy_event(Event event);
 void record(Event event, Stream stream);
 void wait(Event event);
+// What is queued on the stream from here on waits, the host does not.
+void wait_on(Stream stream, Event event);
 
 // Launches between begin and end are recorded instead of run; launch_graph then runs them all with one call. Nothing
 // may be allocated, copied from host memory or waited for meanwhile.
@@ -86,6 +88,7 @@ class Owned {
  private:
   Handle handle_ = nullptr;
 };
+using OwnedStream = Owned<Stream, destroy_stream>;
 using OwnedEvent = Owned<Event, destroy_event>;
 using OwnedGraph = Owned<Graph, destroy_graph>;
 

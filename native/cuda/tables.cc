@@ -19,11 +19,12 @@ T* at(std::byte* base, size_t offset) {
   return reinterpret_cast<T*>(base + offset);
 }
 
+// Appends an array; where it begins.
 template <class T>
-void upload_vector(const StagedArray& array, const std::vector<T>& values, int staging, Stream stream) {
-  if (values.empty()) return;
-  std::memcpy(array.host(staging), values.data(), values.size() * sizeof(T));
-  array.upload(stream, staging, values.size() * sizeof(T));
+size_t append(std::byte* sheet, size_t& bytes, const std::vector<T>& values) {
+  const size_t begin = place(bytes, values.size() * sizeof(T));
+  std::copy(values.begin(), values.end(), at<T>(sheet, begin));
+  return begin;
 }
 
 SamplingRow sampling_of(const qwen3_cuda_sampling& s, int32_t input_row) {
@@ -36,19 +37,6 @@ SamplingRow sampling_of(const qwen3_cuda_sampling& s, int32_t input_row) {
 }
 
 }  // namespace
-
-bool StagedArray::reserve(size_t bytes) {
-  if (bytes <= device_.bytes()) return false;
-  const size_t grown = bytes + bytes / 2;
-  PinnedBuffer first(grown), second(grown);
-  device_ = DeviceBuffer(grown);
-  host_ = {std::move(first), std::move(second)};
-  return true;
-}
-
-void StagedArray::upload(Stream stream, int staging, size_t bytes) const {
-  if (bytes > 0) copy_to_device(stream, device_.as<void>(), host(staging), bytes);
-}
 
 void StepTables::plan(const qwen3_cuda_batch& batch) {
   sequences_.clear(), row_of_.clear(), ranges_.clear();
@@ -74,28 +62,38 @@ void StepTables::plan(const qwen3_cuda_batch& batch) {
 
 StepTables::Layout StepTables::layout(int rows) {
   const auto n = static_cast<size_t>(rows);
+  size_t bytes = 0;
   Layout l{};
-  l.tokens = place(l.bytes, n * 4), l.positions = place(l.bytes, n * 4), l.slots = place(l.bytes, n * 4);
-  l.ropes = place(l.bytes, n * 4), l.logits_rows = place(l.bytes, n * 4), l.counts = place(l.bytes, 8);
-  l.sequences = place(l.bytes, n * sizeof(AttentionSequence));
-  l.sampling = place(l.bytes, n * sizeof(SamplingRow));
+  l.tokens = place(bytes, n * 4), l.positions = place(bytes, n * 4), l.slots = place(bytes, n * 4);
+  l.ropes = place(bytes, n * 4), l.logits_rows = place(bytes, n * 4), l.counts = place(bytes, 8);
+  l.sequences = place(bytes, n * sizeof(AttentionSequence));
+  l.sampling = place(bytes, n * sizeof(SamplingRow));
+  l.tiles = bytes;
   return l;
 }
 
+size_t StepTables::sheet_bytes(int rows, size_t tiles, size_t blocks, size_t adjustments) {
+  size_t bytes = layout(rows).tiles;
+  place(bytes, tiles * sizeof(AttentionTile)), place(bytes, blocks * 4);
+  place(bytes, adjustments * sizeof(TokenAdjustment));
+  return bytes;
+}
+
 bool StepTables::reserve(int rows, size_t tiles, size_t blocks, size_t adjustments) {
-  bool moved = rows_.reserve(layout(rows).bytes);
-  moved |= blocks_.reserve(blocks * 4);
-  moved |= decode_.reserve(tiles * sizeof(AttentionTile));
-  moved |= prefill_.reserve(static_cast<size_t>(rows) * sizeof(AttentionTile));  // a tile has at least one row
-  moved |= adjustments_.reserve(adjustments * sizeof(TokenAdjustment));
-  return moved;
+  const size_t bytes = sheet_bytes(rows, tiles, blocks, adjustments);
+  if (bytes <= sheets_[0].host.bytes()) return false;
+  const size_t grown = bytes + bytes / 2;
+  Sheet first{PinnedBuffer(grown), DeviceBuffer(grown)}, second{PinnedBuffer(grown), DeviceBuffer(grown)};
+  sheets_ = {std::move(first), std::move(second)};
+  return true;
 }
 
 bool StepTables::reserve_planned(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket) {
   size_t adjustments = 0;
   for (int32_t i = 0; sampling && i < batch.n_logits; ++i)
     adjustments += static_cast<size_t>(sampling[i].n_adjustments);
-  return reserve(std::max(bucket, n_rows()), schedule_.decode.size(), schedule_.block_table.size(), adjustments);
+  return reserve(std::max(bucket, n_rows()), schedule_.decode.size() + schedule_.prefill.size(),
+                 schedule_.block_table.size(), adjustments);
 }
 
 // Rows beyond the step's own are padding: token 0 at position 0, into a block of nobody.
@@ -122,13 +120,15 @@ void StepTables::write_rows(const qwen3_cuda_batch& batch, int rows, int32_t pad
     logits_rows[i] = i < batch.n_logits ? device_row_[static_cast<size_t>(batch.logits_rows[i])] : i;
   at<int32_t>(to, l.counts)[0] = n_rows();
   at<int32_t>(to, l.counts)[1] = static_cast<int32_t>(schedule_.decode.size());
-  std::copy(schedule_.sequences.begin(), schedule_.sequences.end(), at<AttentionSequence>(to, l.sequences));
 }
 
+// bytes: of the sheet so far; adjustments go behind them. Rows find theirs by indices from the sheet's beginning.
 void StepTables::write_sampling(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int rows,
-                                std::byte* to, int staging, size_t& n_adjustments) const {
-  auto* const out = at<SamplingRow>(to, layout(rows).sampling);
-  auto* const adjustments = static_cast<TokenAdjustment*>(adjustments_.host(staging));
+                                std::byte* sheet, size_t& bytes) const {
+  auto* const out = at<SamplingRow>(sheet, layout(rows).sampling);
+  auto* const adjustments = at<TokenAdjustment>(sheet, 0);
+  const size_t begin = bytes / sizeof(TokenAdjustment);
+  size_t next = begin;
   for (int i = 0; i < rows; ++i) {
     if (i >= batch.n_logits) {
       out[i] = SamplingRow{};
@@ -137,61 +137,65 @@ void StepTables::write_sampling(const qwen3_cuda_batch& batch, const qwen3_cuda_
     }
     const qwen3_cuda_sampling& s = sampling[i];
     out[i] = sampling_of(s, device_row_[static_cast<size_t>(batch.logits_rows[i])]);
-    out[i].adjustments_begin = static_cast<int32_t>(n_adjustments);
+    out[i].adjustments_begin = static_cast<int32_t>(next);
     for (int32_t a = 0; a < s.n_adjustments; ++a) {
       const qwen3_cuda_adjustment& from = s.adjustments[a];
-      adjustments[n_adjustments++] = {from.id, from.bias, from.count, from.banned};
+      adjustments[next++] = {from.id, from.bias, from.count, from.banned};
     }
-    out[i].adjustments_end = static_cast<int32_t>(n_adjustments);
+    out[i].adjustments_end = static_cast<int32_t>(next);
   }
+  place(bytes, (next - begin) * sizeof(TokenAdjustment));
 }
 
 void StepTables::upload(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket,
-                        int32_t padding_block, int staging, Stream stream) {
+                        int32_t padding_block, int index, Stream stream) {
   const int rows = bucket > 0 ? bucket : n_rows();
-  auto* const to = static_cast<std::byte*>(rows_.host(staging));
-  write_rows(batch, rows, padding_block, to);
-  size_t n_adjustments = 0;
-  if (sampling) write_sampling(batch, sampling, rows, to, staging, n_adjustments);
-  rows_.upload(stream, staging, layout(rows).bytes);
-  adjustments_.upload(stream, staging, n_adjustments * sizeof(TokenAdjustment));
-  upload_vector(blocks_, schedule_.block_table, staging, stream);
-  upload_vector(prefill_, schedule_.prefill, staging, stream);
-  upload_vector(decode_, schedule_.decode, staging, stream);
+  const Sheet& to = sheets_[static_cast<size_t>(index)];
+  auto* const sheet = to.host.as<std::byte>();
+  const Layout l = layout(rows);
+  write_rows(batch, rows, padding_block, sheet);
+  size_t bytes = l.tiles;
+  append(sheet, bytes, schedule_.decode), append(sheet, bytes, schedule_.prefill);
+  const auto table = static_cast<int32_t>(append(sheet, bytes, schedule_.block_table) / 4);
+  auto* const sequences = at<AttentionSequence>(sheet, l.sequences);
+  std::copy(schedule_.sequences.begin(), schedule_.sequences.end(), sequences);
+  for (size_t i = 0; i < schedule_.sequences.size(); ++i) sequences[i].table_begin += table;
+  if (sampling) write_sampling(batch, sampling, rows, sheet, bytes);
+  copy_to_device(stream, to.device.as<void>(), sheet, bytes);
 }
 
-StepView StepTables::view_of(int rows) const {
+StepView StepTables::view_of(int rows, int index) const {
   const Layout l = layout(rows);
-  std::byte* const base = rows_.device();
+  auto* const sheet = sheets_[static_cast<size_t>(index)].device.as<std::byte>();
   StepView v;
   v.n_rows = v.n_logits = rows;
-  v.given = at<int32_t>(base, l.tokens);
-  v.rows = {at<int32_t>(base, l.positions), at<int32_t>(base, l.slots), at<int32_t>(base, l.ropes)};
-  v.logits_rows = at<int32_t>(base, l.logits_rows);
-  v.sampling = at<SamplingRow>(base, l.sampling);
-  v.adjustments = adjustments_.device<TokenAdjustment>();
-  const auto* const sequences = at<AttentionSequence>(base, l.sequences);
-  v.prefill = {sequences, blocks_.device<int32_t>(), prefill_.device<AttentionTile>(), 0};
-  v.decode = {sequences, blocks_.device<int32_t>(), decode_.device<AttentionTile>(), 0};
+  v.given = at<int32_t>(sheet, l.tokens);
+  v.rows = {at<int32_t>(sheet, l.positions), at<int32_t>(sheet, l.slots), at<int32_t>(sheet, l.ropes)};
+  v.logits_rows = at<int32_t>(sheet, l.logits_rows);
+  v.sampling = at<SamplingRow>(sheet, l.sampling);
+  v.adjustments = at<TokenAdjustment>(sheet, 0);
+  const auto* const tiles = at<AttentionTile>(sheet, l.tiles);
+  v.decode = {at<AttentionSequence>(sheet, l.sequences), at<int32_t>(sheet, 0), tiles, 0};
+  v.prefill = v.decode;
   return v;
 }
 
-StepView StepTables::bucket_view(int bucket) const {
-  StepView v = view_of(bucket);
-  const auto* const counts = at<int32_t>(rows_.device(), layout(bucket).counts);
+StepView StepTables::bucket_view(int bucket, int sheet) const {
+  StepView v = view_of(bucket, sheet);
+  const auto* const counts =
+      at<int32_t>(sheets_[static_cast<size_t>(sheet)].device.as<std::byte>(), layout(bucket).counts);
   v.ranges = {{0, bucket, true}};
   v.valid_rows = counts;
   v.decode.count = counts + 1, v.decode.n_tiles = std::max(bucket, decode_grid_);
   return v;
 }
 
-StepView StepTables::view(const qwen3_cuda_batch& batch, int bucket) const {
-  if (bucket > 0) return bucket_view(bucket);
-  StepView v = view_of(n_rows());
+StepView StepTables::view(const qwen3_cuda_batch& batch, int sheet) const {
+  StepView v = view_of(n_rows(), sheet);
   v.n_logits = batch.n_logits;
   v.ranges = ranges_;
-  v.prefill.n_tiles = static_cast<int>(schedule_.prefill.size());
   v.decode.n_tiles = static_cast<int>(schedule_.decode.size());
+  v.prefill.tiles += v.decode.n_tiles, v.prefill.n_tiles = static_cast<int>(schedule_.prefill.size());
   return v;
 }
 

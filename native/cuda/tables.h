@@ -1,7 +1,8 @@
 #pragma once
 
-// What a step needs on the device besides weights and activations: built on the host in pinned memory, copied as far as
-// it is used. Two stagings take turns, so that the next step is written while the last one may still be copied.
+// What a step needs on the device besides weights and activations: one sheet, built on the host in pinned memory and
+// copied in one piece as far as it is used (a copy of a few bytes takes as long as one of a few thousand). Two sheets
+// take turns, so that the next step's is written and copied while the device works on this one.
 
 #include <array>
 #include <vector>
@@ -12,23 +13,6 @@
 #include "cuda/schedule.h"
 
 namespace qwen3::cuda {
-
-// An array of a step on its way to the device.
-class StagedArray {
- public:
-  // Room for `bytes`, and whether the device's part moved. Throws Error(kOutOfMemory) and stays as it was.
-  bool reserve(size_t bytes);
-  void* host(int staging) const { return host_[static_cast<size_t>(staging)].as<void>(); }
-  template <class T = std::byte>
-  T* device() const {
-    return device_.as<T>();
-  }
-  void upload(Stream stream, int staging, size_t bytes) const;
-
- private:
-  std::array<PinnedBuffer, 2> host_;
-  DeviceBuffer device_;
-};
 
 // The rows of one kernel class.
 struct RowRange {
@@ -41,7 +25,7 @@ struct RowRange {
 struct StepView {
   int n_rows = 0, n_logits = 0;
   std::vector<RowRange> ranges;
-  const int32_t* given = nullptr;  // tokens, or -1 - i (take_tokens)
+  const int32_t* given = nullptr;  // tokens, or -1 - i (begin_step)
   RowMap rows{};
   const int32_t* logits_rows = nullptr;
   const int32_t* valid_rows = nullptr;  // in a bucket
@@ -63,33 +47,41 @@ class StepTables {
   int n_partials() const { return schedule_.n_partials; }
   int32_t row_of(size_t device_row) const { return row_of_[device_row]; }
 
-  // Room for what was planned, or for steps of so many rows, tiles, entries and adjustments; whether anything moved.
+  // Room for what was planned, or for steps of so many rows, tiles, entries and adjustments; whether the sheets moved.
+  // Throws Error(kOutOfMemory) and stays as it was.
   bool reserve_planned(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket);
   bool reserve(int rows, size_t tiles, size_t blocks, size_t adjustments);
 
-  // Writes the planned step into a staging and copies it. bucket: 0, or at least n_rows(); padding rows write to
-  // `padding_block`.
+  // Writes the planned step into one of the sheets and copies it. bucket: 0, or at least n_rows(); padding rows write
+  // to `padding_block`.
   void upload(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket, int32_t padding_block,
-              int staging, Stream stream);
-  StepView view(const qwen3_cuda_batch& batch, int bucket) const;
-  // The same for a bucket whose step is yet to come.
-  StepView bucket_view(int bucket) const;
+              int sheet, Stream stream);
+  // Of the planned step, without a bucket.
+  StepView view(const qwen3_cuda_batch& batch, int sheet) const;
+  // Of a bucket, whose step is yet to come.
+  StepView bucket_view(int bucket, int sheet) const;
 
  private:
-  // Offsets of the arrays that have an entry per row.
+  // The sheet: arrays that have an entry per row, then the tiles of decode. These places depend on the number of rows
+  // alone. Behind them lies what is found by indices: tiles of prefill, block tables, adjustments.
   struct Layout {
-    size_t tokens, positions, slots, ropes, logits_rows, counts, sequences, sampling, bytes;
+    size_t tokens, positions, slots, ropes, logits_rows, counts, sequences, sampling, tiles;
   };
   static Layout layout(int rows);
-  void write_rows(const qwen3_cuda_batch& batch, int rows, int32_t padding_block, std::byte* to) const;
-  void write_sampling(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int rows, std::byte* to,
-                      int staging, size_t& n_adjustments) const;
-  StepView view_of(int rows) const;
+  static size_t sheet_bytes(int rows, size_t tiles, size_t blocks, size_t adjustments);
+  void write_rows(const qwen3_cuda_batch& batch, int rows, int32_t padding_block, std::byte* sheet) const;
+  void write_sampling(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int rows, std::byte* sheet,
+                      size_t& bytes) const;
+  StepView view_of(int rows, int sheet) const;
 
   HeadShape heads_;
   bool one_class_;
   int decode_grid_;
-  StagedArray rows_, blocks_, prefill_, decode_, adjustments_;
+  struct Sheet {
+    PinnedBuffer host;
+    DeviceBuffer device;
+  };
+  std::array<Sheet, 2> sheets_;
   // Of the planned step.
   std::vector<StepSequence> sequences_;  // in the device's order
   std::vector<int32_t> row_of_;          // device row -> row of the batch

@@ -328,7 +328,14 @@ void test_qk_norm_rope(Random& random) {
     table[r] = static_cast<int32_t>(random.between(0, 1));
   }
   const RowMap map{position.data(), slot.data(), table.data()};
-  rope_rows(nullptr, map, inv_freq.data(), factor.data(), rows, d, cos.data(), sin.data());
+  DeviceArray<int32_t> given(static_cast<size_t>(rows)), tokens(static_cast<size_t>(rows));
+  DeviceArray<Bf16> embedding(8);
+  DeviceArray<float> embedded(static_cast<size_t>(rows) * 8);
+  for (int32_t& t : given) t = 0;
+  begin_step(nullptr,
+             {given.data(), given.data(), map, inv_freq.data(), factor.data(), embedding.data(), 8, d, tokens.data(),
+              cos.data(), sin.data(), embedded.data()},
+             rows);
   qk_norm_rope_append(nullptr,
                       {qkv.data(),
                        q_norm.data(),

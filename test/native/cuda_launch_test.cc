@@ -91,8 +91,7 @@ int main(int argc, char** argv) {
     a.insert(a.end(), b.begin(), b.end());
     return a;
   };
-  const Kernels first{"take_tokens", "rope_rows", "embed"},
-      experts{"moe_route_few", "moe_stream", "moe_stream", "moe_combine"};
+  const Kernels first{"begin_step"}, experts{"moe_route_few", "moe_stream", "moe_stream", "moe_combine"};
   for (const int32_t rows : {1, 4, 8, 16}) {
     // linear_stream and the router take in the norms up to 4 rows, and QK-Norm with RoPE and the append up to 8.
     const Kernels norm = rows <= 4 ? Kernels{} : Kernels{"rms_norm"};

@@ -38,16 +38,46 @@ void check_error(const std::vector<double>& got, const std::vector<double>& want
   CHECK_MSG(error <= bound, what + ": " + std::to_string(error));
 }
 
-void test_embed(Random& random) {
+void test_begin_step(Random& random) {
+  constexpr int kDims[] = {32, 64, 128};
   const int rows = static_cast<int>(random.between(1, 9)), hidden = 8 * static_cast<int>(random.between(1, 200)),
-            vocab = 50;
+            vocab = 50, head_dim = kDims[random.between(0, 2)], half = head_dim / 2;
+  const auto n = static_cast<size_t>(rows), angles = n * half;
   const Bf16Matrix table(random, vocab, hidden);
-  DeviceArray<int32_t> tokens(static_cast<size_t>(rows));
-  DeviceArray<float> out(static_cast<size_t>(rows) * hidden);
-  for (int32_t& t : tokens) t = static_cast<int32_t>(random.between(0, vocab - 1));
-  embed(nullptr, table.data.data(), tokens.data(), rows, hidden, out.data());
+  DeviceArray<int32_t> given(n), drawn(4), tokens(n), position(n), slot(n), rope_table(n);
+  DeviceArray<double> inv_freq(static_cast<size_t>(2 * half)), factor(2);
+  DeviceArray<float> cos(angles), sin(angles), out(n * hidden);
+  drawn[0] = 7, drawn[1] = -1, drawn[2] = 49, drawn[3] = 0;
+  factor[0] = 1, factor[1] = 1.25;
+  for (int i = 0; i < 2 * half; ++i) inv_freq[i] = std::pow(i < half ? 1e-6 : 2e-6, double(i % half) / half);
   for (int r = 0; r < rows; ++r) {
-    for (int i = 0; i < hidden; ++i) CHECK(out[static_cast<size_t>(r) * hidden + i] == table.at(tokens[r], i));
+    given[r] = static_cast<int32_t>(random.between(0, vocab + 3)) - 4;
+    position[r] = static_cast<int32_t>(random.between(0, 262143)), slot[r] = -1;
+    rope_table[r] = static_cast<int32_t>(random.between(0, 1));
+  }
+  begin_step(nullptr,
+             {given.data(),
+              drawn.data(),
+              {position.data(), slot.data(), rope_table.data()},
+              inv_freq.data(),
+              factor.data(),
+              table.data.data(),
+              hidden,
+              head_dim,
+              tokens.data(),
+              cos.data(),
+              sin.data(),
+              out.data()},
+             rows);
+  for (int r = 0; r < rows; ++r) {
+    const int32_t want = std::max(0, given[r] < 0 ? drawn[-1 - given[r]] : given[r]);
+    CHECK(tokens[r] == want);
+    for (int i = 0; i < hidden; ++i) CHECK(out[static_cast<size_t>(r) * hidden + i] == table.at(want, i));
+    for (int i = 0; i < half; ++i) {
+      const double angle = position[r] * inv_freq[rope_table[r] * half + i], f = factor[rope_table[r]];
+      CHECK(std::fabs(cos[r * half + i] - std::cos(angle) * f) < 1e-6);
+      CHECK(std::fabs(sin[r * half + i] - std::sin(angle) * f) < 1e-6);
+    }
   }
 }
 
@@ -223,8 +253,9 @@ void test_stream_counts(Random& random) {
     const auto& c = last();
     const int64_t weight_sectors = int64_t{n} * k * 2 / 32, x_sectors = int64_t{rows} * k * 2 / 32;
     CHECK(c.distinct_sectors_read == weight_sectors + x_sectors);
-    // x is read by each block of 16 weight rows; the weight once.
-    CHECK(c.global_read_sectors == weight_sectors + x_sectors * (n / 16));
+    // x is read by each block of 16 weight rows (8 where columns and rows are few); the weight once.
+    CHECK(c.global_read_sectors == weight_sectors + x_sectors * (n / (rows <= 8 ? 8 : 16)));
+    CHECK(c.bank_conflicts == 0);
   }
 }
 
@@ -235,7 +266,7 @@ int main(int argc, char** argv) {
   uint64_t stream = 0;
   on_every_schedule([&] {
     Random random(seed(), stream++);
-    test_embed(random);
+    test_begin_step(random);
     test_rms_norm(random);
     for (const Path path : {Path::kTiles, Path::kStream, Path::kHopper}) {
       if (path == Path::kHopper && !has_hopper()) continue;

@@ -87,6 +87,10 @@ void wait(Event event) {
   check_cuda(cudaEventSynchronize(event), "the step on the GPU");
 }
 
+void wait_on(Stream stream, Event event) {
+  check_cuda(cudaStreamWaitEvent(stream, event, 0), "cudaStreamWaitEvent");
+}
+
 void begin_capture(Stream stream) {
   // Other threads may load weights meanwhile: only what this thread does may disturb the capture.
   check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");

@@ -178,6 +178,10 @@ void submit_copy(Stream stream, std::function<void()> work) {
   enqueue(stream, std::move(work));
 }
 
+void submit_wait(Stream stream, Stream other, uint64_t ticket) {
+  enqueue(stream, [=] { run_until(other, ticket); });
+}
+
 void submit_graph(Stream stream, const CUgraphExec_st& graph) {
   maybe_fail("launch");
   enqueue(stream, [&graph] {

@@ -50,6 +50,8 @@ void reset_device();
 
 void submit(Stream stream, std::function<void()> kernel);  // launch() comes here
 void submit_copy(Stream stream, std::function<void()> work);
+// Work of `stream` behind this waits for what `other` had submitted up to `ticket`.
+void submit_wait(Stream stream, Stream other, uint64_t ticket);
 void submit_graph(Stream stream, const CUgraphExec_st& graph);
 void run_until(Stream stream, uint64_t ticket);
 void drain(Stream stream);

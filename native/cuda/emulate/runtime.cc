@@ -90,6 +90,11 @@ void wait(Event event) {
   if (event->stream) emulate::run_until(event->stream, event->ticket);
 }
 
+void wait_on(Stream stream, Event event) {
+  emulate::maybe_fail("wait_on");
+  if (event->stream) emulate::submit_wait(stream, event->stream, event->ticket);
+}
+
 void begin_capture(Stream stream) {
   emulate::maybe_fail("capture");
   stream->captured = std::make_unique<std::vector<std::function<void()>>>();
