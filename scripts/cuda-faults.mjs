@@ -196,7 +196,7 @@ const faults = [
     '',
     'cuda_moe_test',
   ],
-  ['ties to the higher expert', 'moe_route', 'moe_route.cu', 'other_id < id', 'other_id > id', 'cuda_moe_test'],
+  ['ties to the higher expert', 'moe_route', 'moe_route.cu', 'kMaxExperts - id : 0', 'id : 0', 'cuda_moe_test'],
   [
     'a histogram read too soon',
     'sampling',

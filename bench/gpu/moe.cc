@@ -54,7 +54,8 @@ class MoeBench {
     synchronize(b_.stream);
   }
 
-  // Router and permutation alone, the experts' products alone, everything.
+  // Router and permutation alone, the permutation alone, the experts' products alone, the weighted sum alone,
+  // everything.
   void run(const std::string& name, const std::string& part, bool few_rows) {
     route(0), sort();  // the products alone need an order
     const double used = mean_used_experts();
@@ -66,6 +67,12 @@ class MoeBench {
       m.bytes = 2 * rows + double(router_.bytes()) + 16.0 * double(assigned_);
       m.flops = 2.0 * rows * s_.n_experts;
       m.seconds = b_.time(2 * rows, [&](int i) { route_and_sort(i); });
+    } else if (part == "sort") {
+      m.bytes = 8.0 * double(assigned_);
+      m.seconds = b_.time(0, [&](int) { sort(); });
+    } else if (part == "combine") {
+      m.bytes = double(assigned_) * s_.hidden * (on_hopper(few_rows) ? 2 : 4) + 8 * rows;
+      m.seconds = b_.time(m.bytes, [&](int) { combine(few_rows); });
     } else if (part == "experts") {
       m.bytes = used * expert + rows * 2 + 4.0 * double(assigned_) * s_.hidden;
       m.flops = products;
@@ -150,9 +157,9 @@ std::vector<Case> moe_cases(bool tiny) {
   for (const int rows : tiny ? std::vector<int>{2, 70} : std::vector<int>{1, 8, 32, 4096, 16384}) {
     const bool few_rows = rows <= 64;
     const MoeShape shape = tiny ? MoeShape{rows, 64, 32, 16, 4, true} : MoeShape{rows, 2048, 768, 128, 8, true};
-    for (const char* part : {"route", "experts", "block"}) {
+    for (const char* part : {"route", "sort", "experts", "combine", "block"}) {
       // The experts of one routing fit the L2 when there are few: only the block, which routes anew, is cold.
-      if (few_rows && std::string(part) == "experts") continue;
+      if (few_rows && (std::string(part) == "experts" || std::string(part) == "combine")) continue;
       const std::string name = std::string("moe/") + part + "/" + std::to_string(rows);
       cases.push_back({name, [=](Bench& b) { MoeBench(b, shape).run(name, part, few_rows); }});
     }

@@ -2,9 +2,9 @@
 //
 //   shares = softmax over all experts of x router^T; the top_k of them (ties to the lower id), divided by their sum
 //
-// Nothing goes through the host. Many rows: a block takes 16 or 32 rows and all experts, then one block per expert
-// sorts. Up to 16 rows, where one multiprocessor would read the router's matrix alone: a block per 8 experts, and the
-// last one to finish selects and sorts.
+// Nothing goes through the host. Many rows: a block takes 32 rows and all experts, then one block per expert sorts. Up
+// to 16 rows, where one multiprocessor would read the router's matrix alone: a block per 8 experts, and the last one to
+// finish selects and sorts.
 
 #include "cuda/norm.h"
 #include "cuda/ptx/launch.h"
@@ -14,14 +14,297 @@ namespace {
 
 // --- scores ---
 //
-// The warps take every 8th chunk of 32 k each, so that x and the router's matrix are read once by a block, straight
-// into fragments by taking k in the same permuted order in both; their sums are joined in the order of the warps. The
-// order along k is one whatever the number of rows.
+// The order along k is one whatever the number of rows: chunks of 32 belong to 8 classes in turn; a score is the sum of
+// the classes' sums in their order, each over its chunks ascending. Within a chunk the matrix instructions take k in a
+// permuted order, the same in both operands, so that a lane's 16 bytes of a row are its fragments of two of them.
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kMaxExperts = 256;
+constexpr int kClasses = 8, kChunk = 32;
+
+// d += the first or the second half of the chunk of 16 rows times that of 8 experts; low, high: of rows lane / 4 and
+// lane / 4 + 8.
+template <int kHalf>
+QWEN3_DEVICE void multiply_half(float (&d)[4], const Words4& low, const Words4& high, const Words4& w) {
+  const uint32_t a[4] = {kHalf ? low.z : low.x, kHalf ? high.z : high.x, kHalf ? low.w : low.y,
+                         kHalf ? high.w : high.y};
+  const uint32_t b[2] = {kHalf ? w.z : w.x, kHalf ? w.w : w.y};
+  mma_bf16(d, a, b);
+}
+
+// --- selection ---
+
+// One warp: softmax and selection of kRows rows at once, `row` on, the first `n` of which count; their scores are in
+// shared memory, `stride` apart. A lane has N of the scores of each.
+template <int kRows, int N>
+QWEN3_DEVICE void select_experts(Shared<float> scores, int stride, int n, const MoeShape& shape, int64_t row,
+                                 int32_t* ids, float* shares) {
+  const int lane = thread_index().x % 32;
+  const float none = bits_as_f32(0xff800000u);
+  // Weights as numbers of the same order: their bits and one; 0 is what cannot be chosen, any more.
+  uint32_t keys[kRows][N];
+  float total[kRows], chosen[kRows], mine[kRows];  // lane r keeps rank r
+  int mine_id[kRows];
+  QWEN3_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    float p[N], largest = none;
+    QWEN3_UNROLL
+    for (int j = 0; j < N; ++j) {
+      const int e = j * 32 + lane;
+      p[j] = e < shape.n_experts ? scores.load(r * stride + e) : none;
+      largest = maximum(largest, p[j]);
+    }
+    QWEN3_UNROLL
+    for (int mask = 16; mask > 0; mask /= 2) largest = maximum(largest, shuffle_xor(largest, mask));
+    total[r] = 0;
+    QWEN3_UNROLL
+    for (int j = 0; j < N; ++j) {
+      const float weight = p[j] == none ? 0.0f : exp2_approx((p[j] - largest) * 1.44269504f);
+      keys[r][j] = p[j] == none ? 0 : f32_as_bits(weight) + 1;
+      total[r] += weight;
+    }
+    total[r] = warp_sum(total[r]);
+    chosen[r] = mine[r] = 0, mine_id[r] = 0;
+  }
+  for (int rank = 0; rank < shape.top_k; ++rank) {
+    QWEN3_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      uint32_t best = 0, id = 0;
+      QWEN3_UNROLL
+      for (int j = 0; j < N; ++j) {
+        if (keys[r][j] > best) best = keys[r][j], id = static_cast<uint32_t>(j * 32 + lane);
+      }
+      const uint32_t top = warp_maximum(best);
+      const uint32_t lowest = kMaxExperts - warp_maximum(best == top ? kMaxExperts - id : 0);  // of those that tie
+      QWEN3_UNROLL
+      for (int j = 0; j < N; ++j) {
+        if (lowest == static_cast<uint32_t>(j * 32 + lane)) keys[r][j] = 0;
+      }
+      const float weight = bits_as_f32(top - 1);
+      if (lane == rank) mine[r] = weight, mine_id[r] = static_cast<int>(lowest);
+      chosen[r] += weight;
+    }
+  }
+  QWEN3_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= n || lane >= shape.top_k) continue;
+    store(ids + (row + r) * shape.top_k + lane, mine_id[r]);
+    store(shares + (row + r) * shape.top_k + lane, mine[r] / (shape.norm_topk_prob ? chosen[r] : total[r]));
+  }
+}
+
+// --- many rows ---
+//
+// A stage is 64 k of 32 rows and of all experts: the chunks of an even class, which four warps multiply, and of the odd
+// one behind it, which the other four do, 32 rows x a quarter of the experts each. The k of two classes come in a pass;
+// behind it their sums are added to the scores, in order, by the first four warps. Shared memory sets the pace: a
+// warp reads 64 bytes of it for each matrix instruction, a tile of 16 rows would take 96.
+
+constexpr int kTileRows = 32, kStageK = 2 * kChunk;
+
+// 16-byte units of odd rows are swapped by halves: what eight lanes read lies in different banks.
+QWEN3_DEVICE int unit_at(int row, int unit) {
+  return row * kStageK + (unit ^ (row % 2 * 4)) * 8;
+}
+
+template <int kExperts, int kStages>
+constexpr int kRouteBytes = kStages*(kTileRows + kExperts) * kStageK * 2 + kTileRows*(kExperts + 8) * 4;
+
+template <int kExperts, int kStages>
+QWEN3_KERNEL(kThreads)
+route_kernel(const Bf16* x, const Bf16* router, MoeShape shape, int32_t* ids, float* shares) {
+  constexpr int kStage = (kTileRows + kExperts) * kStageK, kTiles = kExperts / 8 / 4;
+  constexpr int kStride = kExperts + 8;  // rows 8 banks apart
+  const auto stages = shared_memory<Bf16>(0);
+  const auto sums = shared_memory<float>(kStages * kStage * 2);
+  const int thread = thread_index().x, warp = thread / 32, lane = thread % 32, group = lane / 4, in_group = lane % 4;
+  const int odd = warp / 4, expert0 = warp % 4 * (kExperts / 4);
+  const int64_t row0 = int64_t{block_index().x} * kTileRows;
+  const int n_stages = (shape.hidden + kStageK - 1) / kStageK;
+  // Stages come pass by pass: j, j + 4, ... of the row.
+  const auto behind = [&](int at) {
+    return at + kClasses / 2 < n_stages ? at + kClasses / 2 : at % (kClasses / 2) + 1;
+  };
+  const auto fetch = [&](const Bf16* from, int64_t first, int64_t end, int rows, Shared<Bf16> to, int stage) {
+    for (int i = thread; i < rows * 8; i += kThreads) {
+      const int64_t row = first + i / 8;
+      const int k = stage * kStageK + i % 8 * 8;
+      const bool inside = row < end && k < shape.hidden;
+      cp_async16(to + unit_at(i / 8, i % 8), inside ? from + row * shape.hidden + k : from, inside ? 16 : 0);
+    }
+  };
+  const auto fetch_experts = [&](int slot, int stage) {
+    fetch(router, 0, shape.n_experts, kExperts, stages + slot * kStage + kTileRows * kStageK, stage);
+  };
+  const auto fetch_rows = [&](int slot, int stage) {
+    fetch(x, row0, shape.n_rows, kTileRows, stages + slot * kStage, stage);
+  };
+  // No kernel writes the router's matrix.
+  int next = 0, fetched = 0;
+  for (int at = 0; fetched < kStages - 1 && fetched < n_stages; ++fetched, at = behind(at)) fetch_experts(fetched, at);
+  grid_dependency_wait();
+  grid_dependency_launch();
+  for (int i = 0; i < kStages - 1; ++i) {
+    if (i < fetched) fetch_rows(i, next), next = behind(next);
+    cp_async_commit();
+  }
+
+  float acc[2][kTiles][4] = {}, scores[2][kTiles][4] = {};
+  for (int i = 0, at = 0; i < n_stages; ++i) {
+    cp_async_wait<kStages - 2>();
+    block_sync();
+    if (fetched < n_stages) {
+      const int slot = fetched++ % kStages;
+      fetch_experts(slot, next), fetch_rows(slot, next);
+      next = behind(next);
+    }
+    cp_async_commit();
+    const auto rows = stages + i % kStages * kStage, experts = rows + kTileRows * kStageK;
+    const int unit = odd * 4 + in_group;
+    Words4 half[4];  // rows group, group + 8, ...
+    QWEN3_UNROLL
+    for (int r = 0; r < 4; ++r) half[r] = (rows + unit_at(r * 8 + group, unit)).template as<Words4>().load();
+    Words4 w[kTiles];
+    QWEN3_UNROLL
+    for (int e = 0; e < kTiles; ++e) {
+      w[e] = (experts + unit_at(expert0 + e * 8 + group, unit)).template as<Words4>().load();
+    }
+    // Products that do not wait for each other in a row.
+    QWEN3_UNROLL
+    for (int e = 0; e < kTiles; ++e) {
+      multiply_half<0>(acc[0][e], half[0], half[1], w[e]);
+      multiply_half<0>(acc[1][e], half[2], half[3], w[e]);
+    }
+    QWEN3_UNROLL
+    for (int e = 0; e < kTiles; ++e) {
+      multiply_half<1>(acc[0][e], half[0], half[1], w[e]);
+      multiply_half<1>(acc[1][e], half[2], half[3], w[e]);
+    }
+    const bool pass_ends = at + kClasses / 2 >= n_stages;
+    at = behind(at);
+    if (!pass_ends) continue;
+    const auto place = [&](int r, int e, int h) {
+      return (sums + (r * 16 + group + h * 8) * kStride + expert0 + e * 8 + in_group * 2).template as<Float2>();
+    };
+    const auto each = [&](const auto& visit) {
+      QWEN3_UNROLL
+      for (int r = 0; r < 2; ++r) {
+        QWEN3_UNROLL
+        for (int e = 0; e < kTiles; ++e) {
+          QWEN3_UNROLL
+          for (int h = 0; h < 2; ++h) {
+            float* const a = acc[r][e] + h * 2;
+            visit(a, scores[r][e] + h * 2, place(r, e, h));
+            a[0] = a[1] = 0;
+          }
+        }
+      }
+    };
+    if (odd) each([](const float* a, float*, auto to) { to.store(0, {a[0], a[1]}); });
+    block_sync();
+    if (!odd) {
+      each([](const float* a, float* score, auto from) {
+        const Float2 later = from.load();
+        score[0] = score[0] + a[0] + later.x, score[1] = score[1] + a[1] + later.y;
+      });
+    }
+    if (!odd && i == n_stages - 1)
+      each([](const float*, const float* score, auto to) { to.store(0, {score[0], score[1]}); });
+  }
+  block_sync();
+  constexpr int kEach = kTileRows / kWarps;
+  const int first = warp * kEach;
+  const int64_t left = shape.n_rows - (row0 + first);
+  if (left <= 0) return;
+  select_experts<kEach, kExperts / 32>(sums + first * kStride, kStride, left < kEach ? static_cast<int>(left) : kEach,
+                                       shape, row0 + first, ids, shares);
+}
+
+// --- counting sort ---
+//
+// One block per expert reads all ids (they stay in L2): how many are lower is where its part begins, and each thread
+// writes those of its own 32 in their order, behind those of the threads before. No atomics on positions, no step
+// between blocks, and the result is stable.
+
+constexpr int kSortThreads = 1024;
+
+QWEN3_DEVICE int block_exclusive(int value, Shared<int32_t> warps, int& total) {
+  const int warp = thread_index().x / 32, lane = thread_index().x % 32;
+  const auto inclusive_sum = [&](int x) {
+    QWEN3_UNROLL
+    for (int delta = 1; delta < 32; delta *= 2) {
+      const int below = shuffle_up(x, delta);
+      if (lane >= delta) x += below;
+    }
+    return x;
+  };
+  const int inclusive = inclusive_sum(value);
+  block_sync();  // the sums of the last call have been read
+  if (lane == 31) warps.store(warp, inclusive);
+  block_sync();
+  const int all = inclusive_sum(warps.load(lane));
+  total = shuffle(all, 31);
+  const int before = shuffle(all, warp > 0 ? warp - 1 : 0);
+  return (warp > 0 ? before : 0) + inclusive - value;
+}
+
+QWEN3_KERNEL_OF(kSortThreads, 1)
+sort_kernel(const int32_t* ids, MoeShape shape, int32_t* order, int32_t* offsets, int32_t* load_total) {
+  const auto warps = shared_memory<int32_t>(0);
+  const int expert = block_index().x, thread = thread_index().x;
+  const int n = (shape.valid_rows ? load(shape.valid_rows) : shape.n_rows) * shape.top_k;
+  grid_dependency_wait();
+  grid_dependency_launch();
+  // Of the 32 ids from `first` on: which are this expert's, and how many are lower.
+  const auto look = [&](int first, int& lower) {
+    uint32_t mine = 0;
+    QWEN3_UNROLL
+    for (int i = 0; i < 32; i += 4) {
+      const int at = first + i;
+      if (at + 4 <= n) {
+        const Words4 w = load(reinterpret_cast<const Words4*>(ids + at));
+        const uint32_t four[4] = {w.x, w.y, w.z, w.w};
+        QWEN3_UNROLL
+        for (int c = 0; c < 4; ++c) {
+          lower += static_cast<int>(four[c]) < expert ? 1 : 0;
+          mine |= static_cast<int>(four[c]) == expert ? 1u << (i + c) : 0u;
+        }
+      } else {
+        for (int c = 0; at + c < n; ++c) {
+          lower += load(ids + at + c) < expert ? 1 : 0;
+          mine |= load(ids + at + c) == expert ? 1u << (i + c) : 0u;
+        }
+      }
+    }
+    return mine;
+  };
+  int lower = 0, begin;
+  uint32_t mine = 0;
+  for (int first = thread * 32; first < n; first += kSortThreads * 32) mine = look(first, lower);
+  block_exclusive(lower, warps, begin);
+  int placed = 0;
+  for (int first = thread * 32; first - thread * 32 < n; first += kSortThreads * 32) {
+    if (n > kSortThreads * 32) mine = look(first, lower);  // otherwise it is known
+    int count, at = begin + placed;
+    at += block_exclusive(popcount(mine), warps, count);
+    for (; mine != 0; mine &= mine - 1) store(order + at++, first + popcount((mine & (0u - mine)) - 1));
+    placed += count;
+  }
+  if (thread == 0) {
+    store(offsets + expert, begin);
+    if (expert == shape.n_experts - 1) store(offsets + shape.n_experts, n);
+    atomic_add(load_total + expert, placed);
+  }
+}
+
+// --- both, for few rows ---
+//
+// The warps take a class of k each, straight from memory into fragments; their sums are joined in order.
+
+constexpr int kFewRows = kMoeFewRows;
+static_assert(kWarps == kClasses);
 constexpr int kScoreStride = kMaxExperts + 8;  // rows 8 banks apart
-constexpr int kJoinTiles = 4;                  // tiles of 8 experts whose sums are joined at a time
-constexpr int kJoinStride = kJoinTiles * 8 + 8;
+constexpr int kSumStride = 16;                 // of 8 experts
+constexpr int kSumBytes = kWarps * kFewRows * kSumStride * 4;
 
 struct GlobalX {
   const Bf16* x;
@@ -38,195 +321,37 @@ struct SharedX {
   }
 };
 
-// Rows [row0, row0 + 16 kRowTiles) times experts [e0, e0 + 8 kExpertTiles): scores [rows, kScoreStride], columns from
-// 0. sums: [kWarps, 16 kRowTiles, kJoinStride]. X::load(row, at): 8 values of a row.
-template <int kRowTiles, int kExpertTiles, class X>
-QWEN3_DEVICE void route_scores(const X& x, const Bf16* router, const MoeShape& shape, int row0, int e0,
-                               Shared<float> scores, Shared<float> sums) {
+// All rows times experts [e0, e0 + 8): scores [rows, kScoreStride], columns from 0. sums: [kWarps, kFewRows,
+// kSumStride]. X::load(row, at): 8 values of a row.
+template <class X>
+QWEN3_DEVICE void few_scores(const X& x, const Bf16* router, const MoeShape& shape, int e0, Shared<float> scores,
+                             Shared<float> sums) {
   const int thread = thread_index().x, warp = thread / 32, lane = thread % 32, group = lane / 4, in_group = lane % 4;
   const Words4 zero{0, 0, 0, 0};
-  float acc[kRowTiles][kExpertTiles][4] = {};
-  for (int begin = warp * 32; begin < shape.hidden; begin += kWarps * 32) {
+  float acc[4] = {};
+  for (int begin = warp * kChunk; begin < shape.hidden; begin += kClasses * kChunk) {
     const int at = begin + in_group * 8;
     const bool inside = at < shape.hidden;
-    Words4 low[kRowTiles], high[kRowTiles];
-    QWEN3_UNROLL
-    for (int r = 0; r < kRowTiles; ++r) {
-      const int64_t row = row0 + r * 16 + group;
-      low[r] = inside && row < shape.n_rows ? x.load(row, at) : zero;
-      high[r] = inside && row + 8 < shape.n_rows ? x.load(row + 8, at) : zero;
-    }
-    QWEN3_UNROLL
-    for (int e = 0; e < kExpertTiles; ++e) {
-      const int expert = e0 + e * 8 + group;
-      const auto* from = reinterpret_cast<const Words4*>(router + int64_t{expert} * shape.hidden + at);
-      const Words4 w = inside && expert < shape.n_experts ? load(from) : zero;
-      const uint32_t b0[2] = {w.x, w.y}, b1[2] = {w.z, w.w};
-      QWEN3_UNROLL
-      for (int r = 0; r < kRowTiles; ++r) {
-        const uint32_t a0[4] = {low[r].x, high[r].x, low[r].y, high[r].y};
-        const uint32_t a1[4] = {low[r].z, high[r].z, low[r].w, high[r].w};
-        mma_bf16(acc[r][e], a0, b0);
-        mma_bf16(acc[r][e], a1, b1);
-      }
-    }
-  }
-  constexpr int kRows = kRowTiles * 16, kAtOnce = kExpertTiles < kJoinTiles ? kExpertTiles : kJoinTiles;
-  QWEN3_UNROLL
-  for (int first = 0; first < kExpertTiles; first += kAtOnce) {
-    if (first > 0) block_sync();  // the sums before have been read
-    QWEN3_UNROLL
-    for (int r = 0; r < kRowTiles; ++r) {
-      QWEN3_UNROLL
-      for (int e = 0; e < kAtOnce; ++e) {
-        QWEN3_UNROLL
-        for (int h = 0; h < 2; ++h) {
-          const int row = warp * kRows + r * 16 + group + h * 8;
-          (sums + (row * kJoinStride + e * 8 + in_group * 2))
-              .as<Float2>()
-              .store(0, {acc[r][first + e][h * 2], acc[r][first + e][h * 2 + 1]});
-        }
-      }
-    }
-    block_sync();
-    for (int i = thread; i < kRows * kAtOnce * 8; i += kThreads) {
-      const int row = i / (kAtOnce * 8), column = i % (kAtOnce * 8);
-      float sum = 0;
-      for (int w = 0; w < kWarps; ++w) sum += sums.load((w * kRows + row) * kJoinStride + column);
-      scores.store(row * kScoreStride + first * 8 + column, sum);
-    }
-  }
-}
-template <int kRowTiles>
-constexpr int kSumBytes = kWarps* kRowTiles * 16 * kJoinStride * 4;
-
-// --- selection ---
-
-// The largest value of the warp and its id, ties to the lower id.
-QWEN3_DEVICE void warp_best(float& value, int& id) {
-  QWEN3_UNROLL
-  for (int mask = 16; mask > 0; mask /= 2) {
-    const float other = shuffle_xor(value, mask);
-    const int other_id = shuffle_xor(id, mask);
-    if (other > value || (other == value && other_id < id)) value = other, id = other_id;
-  }
-}
-
-// One warp: softmax and selection of a row whose scores are in shared memory; at most 256 scores are 8 per lane.
-QWEN3_DEVICE void select_experts(Shared<float> scores, const MoeShape& shape, int64_t row, int32_t* ids,
-                                 float* shares) {
-  const int lane = thread_index().x % 32;
-  constexpr int N = kMaxExperts / 32;
-  const float none = bits_as_f32(0xff800000u);
-  float p[N], largest = none, total = 0;
-  QWEN3_UNROLL
-  for (int j = 0; j < N; ++j) {
-    const int e = j * 32 + lane;
-    p[j] = e < shape.n_experts ? scores.load(e) : none;
-    largest = maximum(largest, p[j]);
+    const Words4 low = inside && group < shape.n_rows ? x.load(group, at) : zero;
+    const Words4 high = inside && group + 8 < shape.n_rows ? x.load(group + 8, at) : zero;
+    const auto* from = reinterpret_cast<const Words4*>(router + int64_t{e0 + group} * shape.hidden + at);
+    const Words4 w = inside ? load(from) : zero;
+    multiply_half<0>(acc, low, high, w);
+    multiply_half<1>(acc, low, high, w);
   }
   QWEN3_UNROLL
-  for (int mask = 16; mask > 0; mask /= 2) largest = maximum(largest, shuffle_xor(largest, mask));
-  QWEN3_UNROLL
-  for (int j = 0; j < N; ++j) {
-    p[j] = p[j] == none ? -1.0f : exp2_approx((p[j] - largest) * 1.44269504f);
-    total += p[j] < 0 ? 0.0f : p[j];
+  for (int h = 0; h < 2; ++h) {
+    const int row = warp * kFewRows + group + h * 8;
+    (sums + (row * kSumStride + in_group * 2)).as<Float2>().store(0, {acc[h * 2], acc[h * 2 + 1]});
   }
-  total = warp_sum(total);
-  float mine = 0, chosen = 0;  // lane r keeps rank r
-  int mine_id = 0;
-  for (int rank = 0; rank < shape.top_k; ++rank) {
-    float best = -2.0f;
-    int id = kMaxExperts;
-    QWEN3_UNROLL
-    for (int j = 0; j < N; ++j) {
-      if (p[j] > best) best = p[j], id = j * 32 + lane;
-    }
-    warp_best(best, id);
-    QWEN3_UNROLL
-    for (int j = 0; j < N; ++j) {
-      if (id == j * 32 + lane) p[j] = -2.0f;
-    }
-    if (lane == rank) mine = best, mine_id = id;
-    chosen += best;
-  }
-  if (lane < shape.top_k) {
-    store(ids + row * shape.top_k + lane, mine_id);
-    store(shares + row * shape.top_k + lane, mine / (shape.norm_topk_prob ? chosen : total));
-  }
-}
-
-template <int kRowTiles, int kExpertTiles>
-QWEN3_KERNEL(kThreads)
-route_kernel(const Bf16* x, const Bf16* router, MoeShape shape, int32_t* ids, float* shares) {
-  constexpr int kRows = kRowTiles * 16;
-  const auto scores = shared_memory<float>(0), sums = scores + kRows * kScoreStride;
-  const int row0 = block_index().x * kRows;
-  grid_dependency_wait();
-  grid_dependency_launch();
-  route_scores<kRowTiles, kExpertTiles>(GlobalX{x, shape.hidden}, router, shape, row0, 0, scores, sums);
   block_sync();
-  for (int i = thread_index().x / 32; i < kRows && row0 + i < shape.n_rows; i += kWarps) {
-    select_experts(scores + i * kScoreStride, shape, row0 + i, ids, shares);
+  for (int i = thread; i < kFewRows * 8; i += kThreads) {
+    const int row = i / 8, column = i % 8;
+    float sum = 0;
+    for (int w = 0; w < kWarps; ++w) sum += sums.load((w * kFewRows + row) * kSumStride + column);
+    scores.store(row * kScoreStride + column, sum);
   }
 }
-
-// --- counting sort ---
-//
-// One block per expert reads all ids (they stay in L2): how many are lower is where its part begins, and a second pass
-// writes its assignments in their order. No atomics on positions, no step between blocks, and the result is stable.
-
-QWEN3_DEVICE int block_exclusive(int value, Shared<int32_t> warps, int& total) {
-  const int warp = thread_index().x / 32, lane = thread_index().x % 32;
-  int inclusive = value;
-  QWEN3_UNROLL
-  for (int delta = 1; delta < 32; delta *= 2) {
-    const int below = shuffle_up(inclusive, delta);
-    if (lane >= delta) inclusive += below;
-  }
-  block_sync();  // the sums of the last call have been read
-  if (lane == 31) warps.store(warp, inclusive);
-  block_sync();
-  int before = 0;
-  total = 0;
-  for (int w = 0; w < kThreads / 32; ++w) {
-    const int sum = warps.load(w);
-    if (w < warp) before += sum;
-    total += sum;
-  }
-  return before + inclusive - value;
-}
-
-QWEN3_KERNEL(kThreads)
-sort_kernel(const int32_t* ids, MoeShape shape, int32_t* order, int32_t* offsets, int32_t* load_total) {
-  const auto warps = shared_memory<int32_t>(0);
-  const int expert = block_index().x, thread = thread_index().x;
-  const int n = (shape.valid_rows ? load(shape.valid_rows) : shape.n_rows) * shape.top_k;
-  grid_dependency_wait();
-  grid_dependency_launch();
-  int lower = 0;
-  for (int i = thread; i < n; i += kThreads) lower += load(ids + i) < expert ? 1 : 0;
-  int begin;
-  block_exclusive(lower, warps, begin);
-  int placed = 0;
-  for (int i0 = 0; i0 < n; i0 += kThreads) {
-    const int i = i0 + thread;
-    const bool mine = i < n && load(ids + i) == expert;
-    int count;
-    const int at = block_exclusive(mine ? 1 : 0, warps, count);
-    if (mine) store(order + begin + placed + at, i);
-    placed += count;
-  }
-  if (thread == 0) {
-    store(offsets + expert, begin);
-    if (expert == shape.n_experts - 1) store(offsets + shape.n_experts, n);
-    atomic_add(load_total + expert, placed);
-  }
-}
-
-// --- both, for few rows ---
-
-constexpr int kFewRows = kMoeFewRows;
 
 // The same sort by one block, whose ids are in shared memory: at most 256 assignments, each finds its place alone.
 QWEN3_DEVICE void sort_few(Shared<int32_t> ids, int n, const MoeShape& shape, int32_t* order, int32_t* offsets,
@@ -269,9 +394,9 @@ route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to,
       auto* out = reinterpret_cast<Words4*>(norm.normed + static_cast<int64_t>(row) * shape.hidden);
       for (int i = thread; i < shape.hidden / 8; i += kThreads) store(out + i, rows.load(row, i * 8));
     }
-    route_scores<1, 1>(rows, router, shape, 0, e0, scores, sums);
+    few_scores(rows, router, shape, e0, scores, sums);
   } else {
-    route_scores<1, 1>(GlobalX{x, shape.hidden}, router, shape, 0, e0, scores, sums);
+    few_scores(GlobalX{x, shape.hidden}, router, shape, e0, scores, sums);
   }
   block_sync();
   if (thread < kFewRows * 8 && thread / 8 < n_rows) {
@@ -293,7 +418,7 @@ route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to,
   }
   block_sync();
   for (int row = thread / 32; row < n_rows; row += kWarps) {
-    select_experts(scores + row * kScoreStride, shape, row, to.ids, to.shares);
+    select_experts<1, kMaxExperts / 32>(scores + row * kScoreStride, kScoreStride, 1, shape, row, to.ids, to.shares);
   }
   block_sync();
   const auto ids = sums.as<int32_t>();
@@ -307,30 +432,27 @@ route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to,
 }  // namespace
 
 void moe_route(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, int32_t* ids, float* shares) {
-  const auto run = [&](auto kernel, int rows, int sum_bytes) {
-    const LaunchShape grid{
-        {(shape.n_rows + rows - 1) / rows, 1, 1}, {kThreads, 1, 1}, rows * kScoreStride * 4 + sum_bytes, true};
+  const auto run = [&](auto kernel, int shared_bytes) {
+    const LaunchShape grid{{(shape.n_rows + kTileRows - 1) / kTileRows, 1, 1}, {kThreads, 1, 1}, shared_bytes, true};
     launch(stream, "moe_route", kernel, grid, x, router, shape, ids, shares);
   };
-  // Every block reads the router's matrix: 32 rows share it where there are many.
-  if (shape.n_experts > 128) {
-    run(route_kernel<1, 32>, 16, kSumBytes<1>);
-  } else if (shape.n_rows < 1024) {
-    run(route_kernel<1, 16>, 16, kSumBytes<1>);
+  // As many stages as fit the shared memory of every chip (99 KB).
+  if (shape.n_experts <= 128) {
+    run(route_kernel<128, 4>, kRouteBytes<128, 4>);
   } else {
-    run(route_kernel<2, 16>, 32, kSumBytes<2>);
+    run(route_kernel<256, 2>, kRouteBytes<256, 2>);
   }
 }
 
 void moe_sort(Stream stream, const int32_t* ids, const MoeShape& shape, int32_t* order, int32_t* offsets,
               int32_t* load) {
-  const LaunchShape grid{{shape.n_experts, 1, 1}, {kThreads, 1, 1}, kWarps * 4, true};
+  const LaunchShape grid{{shape.n_experts, 1, 1}, {kSortThreads, 1, 1}, kSortThreads / 32 * 4, true};
   launch(stream, "moe_sort", sort_kernel, grid, ids, shape, order, offsets, load);
 }
 
 namespace {
 
-constexpr int kFewBytes = kFewRows * kScoreStride * 4 + kSumBytes<1>;
+constexpr int kFewBytes = kFewRows * kScoreStride * 4 + kSumBytes;
 
 }  // namespace
 

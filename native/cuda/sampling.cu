@@ -5,9 +5,10 @@
 // The order of the cuts is one number, the rank: 32 bits of the logit, best first, then 24 of the id.
 //
 // sample_kernel: a block per 4,096 logits, which it holds in registers. It checks and adjusts them and keeps the best k
-// of its part: the best ranks of 128 groups of 32 logits are compared with each other, the k-th of them is reached by k
-// logits at least, and the few that reach it are ranked among themselves. The last block of a row does the same with
-// what the parts kept. For k up to 64 and for greedy rows that ends it: no other logit has a weight to be computed.
+// of its part: the best ranks of 64 groups of 64 logits (or 128 of 32) are compared with each other, the k-th of them
+// is reached by k logits at least, and the few that reach it are ranked among themselves. The last block of a row does
+// the same with what the parts kept. For k up to 64 and for greedy rows that ends it: no other logit has a weight to be
+// computed.
 //
 // draw_kernel, rows without such a bound: largest logit and range are known now. Weights are summed by slices of 128
 // ids; where there are cuts, counts and weights also by 1,024 buckets of the exponent. The last block finds the bucket
@@ -37,14 +38,21 @@ QWEN3_DEVICE float key_value(int32_t key) {
   return bits_as_f32(static_cast<uint32_t>(key ^ ((key >> 31) & 0x7fffffff)));
 }
 
+constexpr int32_t kInfinityKey = -0x7f800001;  // of -infinity
 constexpr int kIdBits = 24;
 constexpr uint64_t kNoRank = ~uint64_t{0};  // worse than any
-QWEN3_DEVICE uint64_t rank_of(float logit, int id) {
-  const uint32_t ordered = static_cast<uint32_t>(order_key(logit)) ^ 0x80000000u;
+QWEN3_DEVICE uint64_t key_rank(int32_t key, int id) {
+  const uint32_t ordered = static_cast<uint32_t>(key) ^ 0x80000000u;
   return static_cast<uint64_t>(~ordered) << kIdBits | static_cast<uint64_t>(id);
 }
+QWEN3_DEVICE uint64_t rank_of(float logit, int id) {
+  return key_rank(order_key(logit), id);
+}
+QWEN3_DEVICE int32_t rank_key(uint64_t rank) {
+  return static_cast<int32_t>(~static_cast<uint32_t>(rank >> kIdBits) ^ 0x80000000u);
+}
 QWEN3_DEVICE float rank_value(uint64_t rank) {
-  return key_value(static_cast<int32_t>(~static_cast<uint32_t>(rank >> kIdBits) ^ 0x80000000u));
+  return key_value(rank_key(rank));
 }
 QWEN3_DEVICE int rank_id(uint64_t rank) {
   return static_cast<int>(rank & 0xffffff);
@@ -64,6 +72,9 @@ QWEN3_DEVICE uint64_t warp_sum64(uint64_t x) {
   QWEN3_UNROLL
   for (int mask = 16; mask > 0; mask /= 2) x += shuffle64(x, lane ^ mask);
   return x;
+}
+QWEN3_DEVICE int32_t warp_lowest(int32_t x) {
+  return static_cast<int32_t>(~warp_maximum(~static_cast<uint32_t>(x) ^ 0x80000000u) ^ 0x80000000u);
 }
 QWEN3_DEVICE uint64_t warp_inclusive64(uint64_t x) {
   const int lane = thread_index().x % 32;
@@ -113,18 +124,16 @@ constexpr int kMostFew = 64;  // top-k up to which sample_kernel draws
 
 struct alignas(16) RowState {
   int32_t arrived;   // blocks of the row; 0 between launches
+  int32_t broken;    // warps that met a logit that is no finite number; 0 between launches
   int32_t finished;  // sample_kernel has drawn
   float largest, lowest;
 };
-struct alignas(8) PartState {
-  float lowest;  // that is not -infinity
-  int32_t broken;
-};
-// Bytes from the beginning of a row's scratch to: candidates u64 [few][parts], best first; weights and counts of the
-// buckets, u64 and i32 [kBuckets]; weights of the slices, u64 [slices].
+// Bytes from the beginning of a row's scratch to: the lowest keys of warps, i32 [parts][8]; candidates u64
+// [few][parts], best first; weights and counts of the buckets, u64 and i32 [kBuckets]; weights of the slices, u64
+// [slices].
 struct ScratchLayout {
   int parts, slices, few;
-  int64_t part_states, candidates, bucket_masses, bucket_counts, slice_masses, bytes;
+  int64_t lowest_keys, candidates, bucket_masses, bucket_counts, slice_masses, bytes;
   template <class T>
   QWEN3_DEVICE T* at(unsigned char* scratch, int64_t row, int64_t offset) const {
     return reinterpret_cast<T*>(scratch + row * bytes + offset);
@@ -140,9 +149,9 @@ QWEN3_DEVICE bool has_cuts(const SamplingRow& s) {
 
 // Whether this is the last block of the row to arrive; it then sees what the others wrote.
 QWEN3_DEVICE bool arrive_last(RowState* state, int blocks, Shared<uint32_t> told) {
-  thread_fence();
   block_sync();
   if (thread_index().x == 0) {
+    thread_fence();  // what this block did, the barrier ahead of it included
     told.store(0, atomic_add(&state->arrived, 1) == blocks - 1 ? 1 : 0);
     thread_fence();  // the other blocks' results
   }
@@ -152,41 +161,50 @@ QWEN3_DEVICE bool arrive_last(RowState* state, int blocks, Shared<uint32_t> told
 
 // --- the best of a part, and of a row ---
 
-constexpr int kThreads = 256, kQuads = kPart / 4 / kThreads, kGroups = kThreads / 2;
-constexpr int kMostListed = kMostFew * kPart / kGroups;  // k groups
+constexpr int kThreads = 256, kWarps = kThreads / 32, kEach = kPart / kThreads, kQuads = kEach / 4;
+constexpr int kMostListed = 2048;
 // Shared memory: the list, earlier the part's logits; best ranks of the groups; the best of all; words told to all.
-constexpr int kList = 0, kGroupRanks = kMostListed * 8, kBest = kGroupRanks + kGroups * 8,
+constexpr int kList = 0, kGroupRanks = kMostListed * 8, kBest = kGroupRanks + kThreads / 2 * 8,
               kBestMasses = kBest + kMostFew * 8, kThreshold = kBestMasses + kMostFew * 8, kCount = kThreshold + 8,
               kFlag = kCount + 4, kTold = kFlag + 4, kSampleBytes = kTold + 8;
 static_assert(kMostListed * 8 >= kPart * 4);
 
-// Calls emit(place, rank) for the k best of all ranks that the threads' each(visit) visit; `best` is the thread's best.
-// Returns how many there are.
+// How many threads' ranks make a group: with many groups few reach the k-th of them, with few they are soon compared.
+QWEN3_HOST_DEVICE constexpr int group_threads(int k) {
+  return k <= 32 ? 4 : 2;
+}
+static_assert(32 * group_threads(32) * kEach <= kMostListed &&
+              kMostFew * group_threads(kMostFew) * kEach <= kMostListed);
+
+// Calls emit(place, rank) for the k best of all ranks; returns how many there are. best: of this thread;
+// each(least, visit) visits those of its ranks that are not worse than `least`.
 template <class Each, class Emit>
 QWEN3_DEVICE int keep_best(int k, uint64_t best, const Each& each, const Emit& emit) {
   const auto list = shared_memory<uint64_t>(kList), groups = shared_memory<uint64_t>(kGroupRanks),
              threshold = shared_memory<uint64_t>(kThreshold);
   const auto count = shared_memory<uint32_t>(kCount);
-  const int thread = thread_index().x, half = thread % 2;
-  const uint64_t other = shuffle64(best, thread % 32 ^ 1), group = other < best ? other : best;
+  const int thread = thread_index().x, size = group_threads(k), within = thread % size, n_groups = kThreads / size;
+  uint64_t group = best;
+  for (int lanes = 1; lanes < size; lanes *= 2) {
+    const uint64_t other = shuffle64(group, thread % 32 ^ lanes);
+    group = other < group ? other : group;
+  }
   if (thread == 0) threshold.store(0, kNoRank - 1), count.store(0, 0);
-  if (half == 0) groups.store(thread / 2, group);
+  if (within == 0) groups.store(thread / size, group);
   block_sync();
-  int better = 0;
+  int better = 0;  // groups, of which each thread of one compares its share
   QWEN3_UNROLL_8
-  for (int i = half; i < kGroups; i += 2) better += groups.load(i) < group ? 1 : 0;
-  better += shuffle_xor(better, 1);
-  if (half == 0 && group != kNoRank && better == k - 1) threshold.store(0, group);
+  for (int i = within; i < n_groups; i += size) better += groups.load(i) < group ? 1 : 0;
+  for (int lanes = 1; lanes < size; lanes *= 2) better += shuffle_xor(better, lanes);
+  if (within == 0 && group != kNoRank && better == k - 1) threshold.store(0, group);
   block_sync();
-  const uint64_t least = threshold.load();
-  each([&](uint64_t rank) {
-    if (rank <= least) list.store(static_cast<int>(shared_atomic_add(count, 1)), rank);
-  });
+  each(threshold.load(), [&](uint64_t rank) { list.store(static_cast<int>(shared_atomic_add(count, 1)), rank); });
   block_sync();
   const int n = static_cast<int>(count.load());
   for (int i = thread; i < n; i += kThreads) {
     const uint64_t rank = list.load(i);
     int at = 0;
+    QWEN3_UNROLL_8
     for (int j = 0; j < n; ++j) at += list.load(j) < rank ? 1 : 0;
     if (at < k) emit(at, rank);
   }
@@ -285,31 +303,24 @@ QWEN3_DEVICE void draw_few(int n, const SamplingRow& s, int32_t* id) {
 QWEN3_KERNEL_OF(kThreads, 4)
 sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const TokenAdjustment* adjustments,
               const uint32_t* mask, int32_t* ids, const int32_t* inputs, unsigned char* scratch, ScratchLayout layout) {
-  const auto flag = shared_memory<uint32_t>(kFlag), told = shared_memory<uint32_t>(kTold);
   const int64_t r = block_index().y;
   const int thread = thread_index().x, part = block_index().x, first = part * kPart;
   float* logits = all_logits + r * vocab;
+  auto* const state = layout.at<RowState>(scratch, r, 0);
   grid_dependency_launch();
   grid_dependency_wait();
-  const SamplingRow s = load(rows + r);
-  if (s.temperature < 0) return;
-  if (thread == 0) flag.store(0, 0);
+  const auto id_of = [&](int i) { return first + (i / 4 * kThreads + thread) * 4 + i % 4; };
   Quad quads[kQuads];
   QWEN3_UNROLL
-  for (int j = 0; j < kQuads; ++j) quads[j] = load_quad(logits, first + (j * kThreads + thread) * 4, vocab);
+  for (int j = 0; j < kQuads; ++j) quads[j] = load_quad(logits, id_of(j * 4), vocab);
+  const SamplingRow s = load(rows + r);
+  if (s.temperature < 0) return;
   bool broken = false;
   QWEN3_UNROLL
-  for (int j = 0; j < kQuads; ++j) {
-    QWEN3_UNROLL
-    for (int c = 0; c < 4; ++c) {
-      broken |=
-          (f32_as_bits(quads[j].v[c]) & 0x7f800000u) == 0x7f800000u && first + (j * kThreads + thread) * 4 + c < vocab;
-    }
+  for (int i = 0; i < kEach; ++i) {
+    broken |= (f32_as_bits(quads[i / 4].v[i % 4]) & 0x7f800000u) == 0x7f800000u && id_of(i) < vocab;
   }
-  block_sync();
-  if (ballot(broken) != 0 && thread % 32 == 0) shared_atomic_add(flag, 1);
-  block_sync();
-  broken = flag.load() > 0;
+  if (ballot(broken) != 0 && thread % 32 == 0) atomic_add(&state->broken, 1);
 
   const int input = inputs && s.input_row >= 0 ? load(inputs + s.input_row) : -1;
   const uint32_t* const row_mask = mask && s.masked ? mask + r * ((vocab + 31) / 32) : nullptr;
@@ -318,93 +329,87 @@ sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const Token
     adjust_part(quads, first, s, adjustments, input, row_mask, vocab);
     QWEN3_UNROLL
     for (int j = 0; j < kQuads; ++j) {
-      if (!few) store_quad(logits, first + (j * kThreads + thread) * 4, vocab, quads[j]);
+      if (!few) store_quad(logits, id_of(j * 4), vocab, quads[j]);
     }
   }
 
-  // Of equal logits the first has the lowest id: a thread visits its ids ascending.
-  const auto each = [&](const auto& visit) {
-    QWEN3_UNROLL
-    for (int j = 0; j < kQuads; ++j) {
-      QWEN3_UNROLL
-      for (int c = 0; c < 4; ++c) {
-        const int id = first + (j * kThreads + thread) * 4 + c;
-        visit(id < vocab ? rank_of(quads[j].v[c], id) : kNoRank);
-      }
-    }
-  };
+  // Ids of a thread ascend: of equal keys the first one's is the lowest.
+  constexpr int32_t kNoKey = -0x7fffffff - 1;  // below that of -infinity
+  int32_t keys[kEach], best_key = kNoKey;
+  int best_id = 0;
+  QWEN3_UNROLL
+  for (int i = 0; i < kEach; ++i) {
+    keys[i] = id_of(i) < vocab ? order_key(quads[i / 4].v[i % 4]) : kNoKey;
+    if (keys[i] > best_key) best_key = keys[i], best_id = id_of(i);
+  }
   const int k = !few || s.temperature == 0 ? 1 : s.top_k;
   auto* const candidates = layout.at<uint64_t>(scratch, r, layout.candidates);
-  uint64_t best = kNoRank;
-  each([&](uint64_t rank) { best = rank < best ? rank : best; });
-  const int kept = keep_best(k, best, each,
-                             [&](int place, uint64_t rank) { store(candidates + place * layout.parts + part, rank); });
+  const int kept = keep_best(
+      k, best_key == kNoKey ? kNoRank : key_rank(best_key, best_id),
+      [&](uint64_t least, const auto& visit) {
+        QWEN3_UNROLL
+        for (int i = 0; i < kEach; ++i) {
+          if (keys[i] < rank_key(least) || keys[i] == kNoKey) continue;
+          const uint64_t rank = key_rank(keys[i], id_of(i));
+          if (rank <= least) visit(rank);
+        }
+      },
+      [&](int place, uint64_t rank) { store(candidates + place * layout.parts + part, rank); });
   for (int place = kept + thread; place < k; place += kThreads)
     store(candidates + place * layout.parts + part, kNoRank);
 
-  float lowest = bits_as_f32(0x7f800000u);
-  if (!few && has_cuts(s)) {
+  auto* const lowest_keys = layout.at<int32_t>(scratch, r, layout.lowest_keys);
+  const bool buckets = !few && has_cuts(s);
+  if (buckets) {
     for (int i = part * kThreads + thread; i < kBuckets; i += layout.parts * kThreads) {
       store(layout.at<uint64_t>(scratch, r, layout.bucket_masses) + i, 0);
       store(layout.at<int32_t>(scratch, r, layout.bucket_counts) + i, 0);
     }
+    int32_t lowest = 0x7fffffff;
     QWEN3_UNROLL
-    for (int j = 0; j < kQuads; ++j) {
-      QWEN3_UNROLL
-      for (int c = 0; c < 4; ++c) {
-        const float x = quads[j].v[c];
-        if (f32_as_bits(x) != 0xff800000u && x < lowest) lowest = x;
-      }
+    for (int i = 0; i < kEach; ++i) {
+      if (keys[i] < lowest && keys[i] > kInfinityKey) lowest = keys[i];
     }
-    QWEN3_UNROLL
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-      const float other = shuffle_xor(lowest, lanes);
-      lowest = other < lowest ? other : lowest;
-    }
-    const auto lows = shared_memory<float>(kGroupRanks);
-    block_sync();
-    if (thread % 32 == 0) lows.store(thread / 32, lowest);
-    block_sync();
-    for (int w = 0; w < kThreads / 32; ++w) lowest = lows.load(w) < lowest ? lows.load(w) : lowest;
+    lowest = warp_lowest(lowest);
+    if (thread % 32 == 0) store(lowest_keys + part * kWarps + thread / 32, lowest);
   }
-  auto* const parts = layout.at<PartState>(scratch, r, layout.part_states);
-  auto* const state = layout.at<RowState>(scratch, r, 0);
-  if (thread == 0) store(parts + part, {lowest, broken ? 1 : 0});
-  if (!arrive_last(state, layout.parts, told)) return;
+  if (!arrive_last(state, layout.parts, shared_memory<uint32_t>(kTold))) return;
 
   // The whole row.
-  if (thread == 0) flag.store(0, 0);
-  block_sync();
-  lowest = bits_as_f32(0x7f800000u);
-  for (int p = thread; p < layout.parts; p += kThreads) {
-    const PartState of = load(parts + p);
-    lowest = of.lowest < lowest ? of.lowest : lowest;
-    if (of.broken) shared_atomic_add(flag, 1);
-  }
-  const auto row_each = [&](const auto& visit) {
-    for (int i = thread; i < k * layout.parts; i += kThreads) visit(load(candidates + i));
-  };
   const auto ranks = shared_memory<uint64_t>(kBest);
-  best = kNoRank;
-  row_each([&](uint64_t rank) { best = rank < best ? rank : best; });
-  const int n = keep_best(k, best, row_each, [&](int place, uint64_t rank) { ranks.store(place, rank); });
-  QWEN3_UNROLL
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
-    const float other = shuffle_xor(lowest, lanes);
-    lowest = other < lowest ? other : lowest;
+  uint64_t best = kNoRank;
+  for (int i = thread; i < k * layout.parts; i += kThreads) {
+    const uint64_t rank = load(candidates + i);
+    best = rank < best ? rank : best;
   }
-  const auto lows = shared_memory<float>(kGroupRanks);
-  block_sync();
-  if (thread % 32 == 0) lows.store(thread / 32, lowest);
+  const int n = keep_best(
+      k, best,
+      [&](uint64_t least, const auto& visit) {
+        for (int i = thread; i < k * layout.parts; i += kThreads) {
+          const uint64_t rank = load(candidates + i);
+          if (rank <= least) visit(rank);
+        }
+      },
+      [&](int place, uint64_t rank) { ranks.store(place, rank); });
   block_sync();
   const float largest = rank_value(ranks.load(0));
-  const bool finished = few || flag.load() > 0 || f32_as_bits(largest) == 0xff800000u;
-  if (thread == 0) {
-    for (int w = 0; w < kThreads / 32; ++w) lowest = lows.load(w) < lowest ? lows.load(w) : lowest;
-    store(state, {0, finished ? 1 : 0, largest, lowest});
-    if (flag.load() > 0 || !few) store(ids + r, flag.load() > 0 ? -1 : rank_id(ranks.load(0)));
+  broken = load(&state->broken) > 0;
+  if (buckets && thread < 32) {
+    int32_t lowest = 0x7fffffff;
+    for (int i = thread; i < layout.parts * kWarps; i += 32) {
+      const int32_t key = load(lowest_keys + i);
+      lowest = key < lowest ? key : lowest;
+    }
+    lowest = warp_lowest(lowest);
+    if (thread == 0) store(&state->lowest, key_value(lowest));
   }
-  if (few && flag.load() == 0) draw_few(n, load(rows + r), ids + r);
+  block_sync();  // all know whether the row is broken
+  if (thread == 0) {
+    store(&state->arrived, 0), store(&state->broken, 0), store(&state->largest, largest);
+    store(&state->finished, few || broken || f32_as_bits(largest) == 0xff800000u ? 1 : 0);
+    if (broken || !few) store(ids + r, broken ? -1 : rank_id(ranks.load(0)));
+  }
+  if (few && !broken) draw_few(n, load(rows + r), ids + r);
 }
 
 // --- rows without a small top-k ---
@@ -753,15 +758,16 @@ log_probability_kernel(const float* all_logits, int vocab, const int32_t* ids, f
 ScratchLayout scratch_layout(int vocab) {
   ScratchLayout l{};
   l.parts = (vocab + kPart - 1) / kPart, l.slices = (vocab + kSlice - 1) / kSlice;
-  // What the last block lists are k groups of two threads' candidates.
-  for (int k = 1; k <= kMostFew && 2 * k * ((k * l.parts + kThreads - 1) / kThreads) <= kMostListed; ++k) l.few = k;
+  // What the last block lists are k groups of candidates.
+  for (int k = 1; k <= kMostFew && k * group_threads(k) * ((k * l.parts + kThreads - 1) / kThreads) <= kMostListed; ++k)
+    l.few = k;
   int64_t at = sizeof(RowState);
   const auto place = [&](int64_t bytes) {
     const int64_t here = at;
     at += (bytes + 15) / 16 * 16;
     return here;
   };
-  l.part_states = place(int64_t{l.parts} * static_cast<int64_t>(sizeof(PartState)));
+  l.lowest_keys = place(int64_t{l.parts} * kWarps * 4);
   l.candidates = place(int64_t{l.few} * l.parts * 8);
   l.bucket_masses = place(kBuckets * 8), l.bucket_counts = place(kBuckets * 4);
   l.slice_masses = place(int64_t{l.slices} * 8);

@@ -247,6 +247,33 @@ void test_layer(Random& random, Path path) {
   check_products(layer, before, path == Path::kHopper ? 2.5e-3 : 1e-3);
 }
 
+// The router alone: several chunks of each class of k, more experts and ranks than layers above have; of up to 16 rows
+// the bits of both kernels.
+void test_router(Random& random) {
+  MoeShape shape{};
+  shape.n_rows = static_cast<int>(random.between(1, random.between(0, 1) ? 16 : 40));
+  shape.hidden = 8 * static_cast<int>(random.between(1, 80));
+  shape.ffn = 8;
+  shape.n_experts = 8 * static_cast<int>(random.between(1, 32));
+  shape.top_k = static_cast<int>(random.between(1, std::min(16, shape.n_experts)));
+  shape.norm_topk_prob = random.between(0, 1);
+  const Layer layer(random, shape);
+  moe_route(nullptr, layer.x.data(), layer.router.data(), shape, layer.ids.data(), layer.shares.data());
+  check_router(layer);
+  moe_sort(nullptr, layer.ids.data(), shape, layer.order.data(), layer.offsets.data(), layer.load.data());
+  check_sort(layer);
+  check_route_few(layer, random);
+}
+
+// More assignments than the threads of a block have in one round.
+void test_long_sort(Random& random) {
+  const MoeShape shape{static_cast<int>(random.between(4097, 6000)), 8, 8, 8, 8, true};
+  const Layer layer(random, shape);
+  for (int32_t& id : layer.ids) id = static_cast<int32_t>(random.between(0, 7));
+  moe_sort(nullptr, layer.ids.data(), shape, layer.order.data(), layer.offsets.data(), layer.load.data());
+  check_sort(layer);
+}
+
 // What moe_sort does, at once.
 void sort_on_host(const Layer& layer) {
   const int32_t* const ids = layer.ids.data();
@@ -345,7 +372,9 @@ int main(int argc, char** argv) {
       test_layer(random, Path::kStream);
       test_layer(random, Path::kTiles);
       if (has_hopper()) test_layer(random, Path::kHopper);
+      test_router(random);
     }
+    if (stream == 1) test_long_sort(random);
   });
   if (!kCounted) return run.finish();
   Random random(seed(), 1000);

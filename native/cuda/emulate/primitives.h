@@ -155,6 +155,13 @@ T shuffle_up(T value, int delta, Where where = Where::current()) {
   const int lane = thread_index().x % 32;
   return cuda::shuffle(value, lane >= delta ? lane - delta : lane, where);
 }
+inline uint32_t warp_maximum(uint32_t value, Where where = Where::current()) {
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const uint32_t other = shuffle_xor(value, mask, where);
+    value = other > value ? other : value;
+  }
+  return value;
+}
 inline int popcount(uint32_t bits) {
   return std::popcount(bits);
 }

@@ -138,6 +138,9 @@ QWEN3_DEVICE T shuffle_up(T value, int delta) {
 QWEN3_DEVICE uint32_t ballot(bool predicate) {
   return __ballot_sync(0xffffffffu, predicate);
 }
+QWEN3_DEVICE uint32_t warp_maximum(uint32_t value) {
+  return __reduce_max_sync(0xffffffffu, value);
+}
 QWEN3_DEVICE int popcount(uint32_t bits) {
   return __popc(bits);
 }
