@@ -321,23 +321,52 @@ struct SharedX {
   }
 };
 
-// All rows times experts [e0, e0 + 8): scores [rows, kScoreStride], columns from 0. sums: [kWarps, kFewRows,
-// kSumStride]. X::load(row, at): 8 values of a row.
+// Of the router's matrix a lane asks for its first chunks ahead of the kernel before; then it goes by rounds, whose
+// loads are all asked for before the first product.
+constexpr int kAhead = 8, kRound = 4;
+
+// What a lane needs of its c-th chunk of 8 experts.
+QWEN3_DEVICE int few_chunk(int c) {
+  return (c * kClasses + thread_index().x / 32) * kChunk + thread_index().x % 4 * 8;
+}
+template <int n>
+QWEN3_DEVICE void load_router(const Bf16* router, const MoeShape& shape, int e0, int c0, Words4 (&w)[n]) {
+  QWEN3_UNROLL
+  for (int c = 0; c < n; ++c) {
+    const int at = few_chunk(c0 + c);
+    const auto* row = router + int64_t{e0 + thread_index().x % 32 / 4} * shape.hidden;
+    w[c] = at < shape.hidden ? load(reinterpret_cast<const Words4*>(row + at)) : Words4{0, 0, 0, 0};
+  }
+}
+
+// All rows times experts [e0, e0 + 8), whose first chunks are `ahead`: scores [rows, kScoreStride], columns from 0.
+// sums: [kWarps, kFewRows, kSumStride]. X::load(row, at): 8 values of a row.
 template <class X>
-QWEN3_DEVICE void few_scores(const X& x, const Bf16* router, const MoeShape& shape, int e0, Shared<float> scores,
-                             Shared<float> sums) {
+QWEN3_DEVICE void few_scores(const X& x, const Bf16* router, const MoeShape& shape, int e0,
+                             const Words4 (&ahead)[kAhead], Shared<float> scores, Shared<float> sums) {
   const int thread = thread_index().x, warp = thread / 32, lane = thread % 32, group = lane / 4, in_group = lane % 4;
   const Words4 zero{0, 0, 0, 0};
   float acc[4] = {};
-  for (int begin = warp * kChunk; begin < shape.hidden; begin += kClasses * kChunk) {
-    const int at = begin + in_group * 8;
-    const bool inside = at < shape.hidden;
-    const Words4 low = inside && group < shape.n_rows ? x.load(group, at) : zero;
-    const Words4 high = inside && group + 8 < shape.n_rows ? x.load(group + 8, at) : zero;
-    const auto* from = reinterpret_cast<const Words4*>(router + int64_t{e0 + group} * shape.hidden + at);
-    const Words4 w = inside ? load(from) : zero;
-    multiply_half<0>(acc, low, high, w);
-    multiply_half<1>(acc, low, high, w);
+  const auto multiply_round = [&](int c0, const Words4* w) {
+    Words4 low[kRound], high[kRound];
+    QWEN3_UNROLL
+    for (int c = 0; c < kRound; ++c) {
+      const int at = few_chunk(c0 + c);
+      low[c] = at < shape.hidden && group < shape.n_rows ? x.load(group, at) : zero;
+      high[c] = at < shape.hidden && group + 8 < shape.n_rows ? x.load(group + 8, at) : zero;
+    }
+    QWEN3_UNROLL
+    for (int c = 0; c < kRound; ++c) {
+      multiply_half<0>(acc, low[c], high[c], w[c]);
+      multiply_half<1>(acc, low[c], high[c], w[c]);
+    }
+  };
+  QWEN3_UNROLL
+  for (int c = 0; c < kAhead; c += kRound) multiply_round(c, ahead + c);
+  for (int c = kAhead; c * kClasses * kChunk < shape.hidden; c += kRound) {
+    Words4 w[kRound];
+    load_router(router, shape, e0, c, w);
+    multiply_round(c, w);
   }
   QWEN3_UNROLL
   for (int h = 0; h < 2; ++h) {
@@ -383,6 +412,8 @@ route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to,
   const int thread = thread_index().x, e0 = block_index().x * 8;
   grid_dependency_launch();
   if constexpr (kNorm) fetch_norm_weight(norm.weight, layout, shape.hidden);
+  Words4 ahead[kAhead];
+  load_router(router, shape, e0, 0, ahead);
   grid_dependency_wait();
   const int n_rows = shape.valid_rows ? load(shape.valid_rows) : shape.n_rows;
   if constexpr (kNorm) {
@@ -394,9 +425,9 @@ route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to,
       auto* out = reinterpret_cast<Words4*>(norm.normed + static_cast<int64_t>(row) * shape.hidden);
       for (int i = thread; i < shape.hidden / 8; i += kThreads) store(out + i, rows.load(row, i * 8));
     }
-    few_scores(rows, router, shape, e0, scores, sums);
+    few_scores(rows, router, shape, e0, ahead, scores, sums);
   } else {
-    few_scores(GlobalX{x, shape.hidden}, router, shape, e0, scores, sums);
+    few_scores(GlobalX{x, shape.hidden}, router, shape, e0, ahead, scores, sums);
   }
   block_sync();
   if (thread < kFewRows * 8 && thread / 8 < n_rows) {
