@@ -110,7 +110,7 @@ template <int kExperts, int kStages>
 constexpr int kRouteBytes = kStages*(kTileRows + kExperts) * kStageK * 2 + kTileRows*(kExperts + 8) * 4;
 
 template <int kExperts, int kStages>
-QWEN3_KERNEL(kThreads)
+QWEN3_KERNEL_OF(kThreads, 1)
 route_kernel(const Bf16* x, const Bf16* router, MoeShape shape, int32_t* ids, float* shares) {
   constexpr int kStage = (kTileRows + kExperts) * kStageK, kTiles = kExperts / 8 / 4;
   constexpr int kStride = kExperts + 8;  // rows 8 banks apart
@@ -124,19 +124,29 @@ route_kernel(const Bf16* x, const Bf16* router, MoeShape shape, int32_t* ids, fl
   const auto behind = [&](int at) {
     return at + kClasses / 2 < n_stages ? at + kClasses / 2 : at % (kClasses / 2) + 1;
   };
-  const auto fetch = [&](const Bf16* from, int64_t first, int64_t end, int rows, Shared<Bf16> to, int stage) {
-    for (int i = thread; i < rows * 8; i += kThreads) {
-      const int64_t row = first + i / 8;
-      const int k = stage * kStageK + i % 8 * 8;
-      const bool inside = row < end && k < shape.hidden;
-      cp_async16(to + unit_at(i / 8, i % 8), inside ? from + row * shape.hidden + k : from, inside ? 16 : 0);
-    }
+  // A thread copies 16 bytes at the same places of every stage: of a row of x, of every 32nd row of the router's
+  // matrix.
+  static_assert(kTileRows * 8 == kThreads);
+  const int copy_row = thread / 8, copy_k = thread % 8 * 8, copy_at = unit_at(copy_row, thread % 8);
+  const bool row_inside = row0 + copy_row < shape.n_rows;
+  const Bf16* const from_x = x + (row_inside ? row0 + copy_row : 0) * shape.hidden + copy_k;
+  const Bf16* const from_router = router + int64_t{copy_row} * shape.hidden + copy_k;
+  const int64_t copy_step = int64_t{kTileRows} * shape.hidden;
+  const auto copy = [&](Shared<Bf16> to, const Bf16* from, bool inside, const Bf16* somewhere) {
+    cp_async16(to, inside ? from : somewhere, inside ? 16 : 0);
   };
   const auto fetch_experts = [&](int slot, int stage) {
-    fetch(router, 0, shape.n_experts, kExperts, stages + slot * kStage + kTileRows * kStageK, stage);
+    const auto to = stages + slot * kStage + kTileRows * kStageK + copy_at;
+    const bool inside = stage * kStageK + copy_k < shape.hidden;
+    QWEN3_UNROLL
+    for (int i = 0; i < kExperts / kTileRows; ++i) {
+      copy(to + i * kTileRows * kStageK, from_router + i * copy_step + stage * kStageK,
+           inside && copy_row + i * kTileRows < shape.n_experts, router);
+    }
   };
   const auto fetch_rows = [&](int slot, int stage) {
-    fetch(x, row0, shape.n_rows, kTileRows, stages + slot * kStage, stage);
+    copy(stages + slot * kStage + copy_at, from_x + stage * kStageK,
+         row_inside && stage * kStageK + copy_k < shape.hidden, x);
   };
   // No kernel writes the router's matrix.
   int next = 0, fetched = 0;
