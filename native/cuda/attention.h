@@ -21,14 +21,20 @@ QWEN3_DEVICE int at(int row, int chunk) {
 }
 
 // Copies 64 rows of K or V; those beyond n_keys are zero: what the cache holds there may be anything, NaN included.
-template <int kHeadDim, int kThreads>
+// kOnce: no other block reads them.
+template <int kHeadDim, int kThreads, bool kOnce = false>
 QWEN3_DEVICE void copy_keys(Shared<Bf16> to, const Bf16* block, int n_keys, int thread) {
   constexpr int kChunks = kHeadDim / 8;
   QWEN3_UNROLL_8
   for (int i = thread; i < kKeys * kChunks; i += kThreads) {
     const int row = i / kChunks, chunk = i % kChunks;
     const bool valid = row < n_keys;
-    cp_async16(to + at<kHeadDim>(row, chunk), block + (valid ? i * 8 : 0), valid ? 16 : 0);
+    const Bf16* const from = block + (valid ? i * 8 : 0);
+    if constexpr (kOnce) {
+      cp_async16_once(to + at<kHeadDim>(row, chunk), from, valid ? 16 : 0);
+    } else {
+      cp_async16(to + at<kHeadDim>(row, chunk), from, valid ? 16 : 0);
+    }
   }
 }
 

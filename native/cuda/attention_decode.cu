@@ -1,4 +1,4 @@
-// The same attention for one row per sequence, keys split at multiples of 512.
+// The same attention for one row per sequence, its keys split over several blocks.
 //
 // The q heads of a KV head are the columns of one product: K and V are read once per KV head. A block is one split of
 // one KV head, two warps that take its cache blocks in turn, each with its own K and V buffers (64 KB together at
@@ -7,9 +7,8 @@
 // ahead has ended, unless this step writes to them. Positions alone decide which warp sums which keys, so a row's bits
 // do not depend on the other sequences.
 //
-// The splits of a row are joined in the same launch: of every 16 neighbouring ones the block that arrives last joins
-// them, and of those the last joins the groups, so that the 512 splits of 262,144 keys take two joins of 16 and 32
-// results, the first of them beside the other blocks' reads. The order is that of the keys, whoever arrives last.
+// The splits of a row, at most 64 (schedule.h), are joined in the same launch by the block that arrives last, in the
+// order of the keys, whoever that is. K and V pass the L2 without displacing the results that wait there.
 
 #include "cuda/attention.h"
 #include "ops/step.h"
@@ -167,9 +166,6 @@ struct Columns {
 
 // --- the splits of a row ---
 
-constexpr int kJoined = 16;  // splits of a group
-constexpr int kFetched = 8;  // results on their way to a lane
-
 template <int N>
 QWEN3_DEVICE void load_columns(const float* from, float (&v)[N]) {
   if constexpr (N == 4) {
@@ -184,16 +180,6 @@ QWEN3_DEVICE void load_columns(const float* from, float (&v)[N]) {
 }
 
 template <int N>
-QWEN3_DEVICE void store_columns(float* to, const float (&v)[N]) {
-  if constexpr (N == 4) {
-    store(reinterpret_cast<Float4*>(to), {v[0], v[1], v[2], v[3]});
-  } else if constexpr (N == 2) {
-    store(reinterpret_cast<Float2*>(to), {v[0], v[1]});
-  } else {
-    store(to, v[0]);
-  }
-}
-template <int N>
 QWEN3_DEVICE void store_columns(Bf16* to, const float (&v)[N]) {
   if constexpr (N == 4) {
     store(reinterpret_cast<Words2*>(to), {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])});
@@ -203,46 +189,6 @@ QWEN3_DEVICE void store_columns(Bf16* to, const float (&v)[N]) {
     store(to, static_cast<Bf16>(pack_bf16(v[0], 0.0f)));
   }
 }
-
-// One warp: o = sum_i 2^(m_i - m) o_i, sum = sum_i 2^(m_i - m) l_i over the n results of one q head that lie `stride`
-// floats apart. A lane holds the columns [N lane, N lane + N).
-template <int kHeadDim>
-struct Join {
-  static constexpr int N = kHeadDim / 32;
-  float o[N] = {}, largest = bits_as_f32(0xff800000u), sum = 0;
-
-  QWEN3_DEVICE void add(const float* from, int64_t stride, int n) {
-    const int lane = thread_index().x % 32;
-    for (int begin = 0; begin < n; begin += 32, from += stride * 32) {
-      const int here = n - begin < 32 ? n - begin : 32;
-      Float2 mine{bits_as_f32(0xff800000u), 0};
-      if (lane < here) mine = load(reinterpret_cast<const Float2*>(from + stride * lane + kHeadDim));
-      float next = maximum(largest, mine.x);
-      QWEN3_UNROLL
-      for (int mask = 16; mask > 0; mask /= 2) next = maximum(next, shuffle_xor(next, mask));
-      const float old = exp2_approx(largest - next), weight = exp2_approx(mine.x - next);
-      sum = sum * old + warp_sum(mine.y * weight);
-      largest = next;
-      QWEN3_UNROLL
-      for (int j = 0; j < N; ++j) o[j] *= old;
-      for (int i = 0; i < here; i += kFetched) add_batch(from + stride * i, stride, weight, i, here);
-    }
-  }
-  QWEN3_DEVICE void add_batch(const float* from, int64_t stride, float weight, int i, int here) {
-    const int lane = thread_index().x % 32;
-    float v[kFetched][N] = {};
-    QWEN3_UNROLL
-    for (int u = 0; u < kFetched; ++u) {
-      if (i + u < here) load_columns<N>(from + stride * u + lane * N, v[u]);
-    }
-    QWEN3_UNROLL
-    for (int u = 0; u < kFetched; ++u) {
-      const float w = shuffle(weight, i + u);
-      QWEN3_UNROLL
-      for (int j = 0; j < N; ++j) o[j] += w * v[u][j];
-    }
-  }
-};
 
 // Whether this block is the last of n to come here; then it sees what the others wrote, and the counter is 0 again.
 QWEN3_DEVICE bool last_to_arrive(int32_t* counter, int n) {
@@ -267,36 +213,53 @@ struct SplitRow {
   int64_t stride;  // between splits
 };
 
-// Joins n results, `step` splits apart from `first` on: into the first one, or into the output.
-template <int kHeadDim>
-QWEN3_DEVICE void join_splits(const SplitRow& row, int first, int step, int n, bool last) {
+// out = sum_i 2^(m_i - m) o_i / sum_i 2^(m_i - m) l_i over the n splits, a warp per q head. A lane holds the columns
+// [N lane, N lane + N). kFetched: results on their way to it.
+template <int kHeadDim, int kFetched>
+QWEN3_DEVICE void join_splits(const SplitRow& row, int n) {
   constexpr int N = kHeadDim / 32;
   const int lane = thread_index().x % 32;
   for (int r = thread_index().x / 32; r < row.group; r += kWarps) {
-    float* const from = row.results + row.stride * first + r * partial_stride(kHeadDim);
-    Join<kHeadDim> join;
-    join.add(from, row.stride * step, n);
-    warp_sync();  // all lanes have read the first one
-    if (last) {
-      QWEN3_UNROLL
-      for (int j = 0; j < N; ++j) join.o[j] /= join.sum;
-      store_columns<N>(row.out + r * kHeadDim + lane * N, join.o);
-      continue;
+    const float* const from = row.results + r * partial_stride(kHeadDim);
+    static_assert(kMostSplits == 64);
+    Float2 mine[2];  // of results `lane` and 32 + `lane`
+    QWEN3_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int i = half * 32 + lane;
+      mine[half] = {bits_as_f32(0xff800000u), 0};
+      if (i < n) mine[half] = load(reinterpret_cast<const Float2*>(from + row.stride * i + kHeadDim));
     }
-    store_columns<N>(from + lane * N, join.o);
-    if (lane == 0) store(reinterpret_cast<Float2*>(from + kHeadDim), {join.largest, join.sum});
+    float v[kFetched][N], o[N] = {};
+    const auto fetch = [&](int i) {
+      QWEN3_UNROLL
+      for (int u = 0; u < kFetched; ++u) {
+        QWEN3_UNROLL
+        for (int j = 0; j < N; ++j) v[u][j] = 0;
+        if (i + u < n) load_columns<N>(from + row.stride * (i + u) + lane * N, v[u]);
+      }
+    };
+    fetch(0);  // together with what they are relative to
+    float largest = maximum(mine[0].x, mine[1].x);
+    QWEN3_UNROLL
+    for (int mask = 16; mask > 0; mask /= 2) largest = maximum(largest, shuffle_xor(largest, mask));
+    const float weights[2] = {exp2_approx(mine[0].x - largest), exp2_approx(mine[1].x - largest)};
+    const float sum = warp_sum(mine[0].y * weights[0] + mine[1].y * weights[1]);
+    for (int i = 0;;) {
+      const float weight = i < 32 ? weights[0] : weights[1];
+      QWEN3_UNROLL
+      for (int u = 0; u < kFetched; ++u) {
+        const float w = shuffle(weight, i % 32 + u);
+        QWEN3_UNROLL
+        for (int j = 0; j < N; ++j) o[j] += w * v[u][j];
+      }
+      i += kFetched;
+      if (i >= n) break;
+      fetch(i);
+    }
+    QWEN3_UNROLL
+    for (int j = 0; j < N; ++j) o[j] /= sum;
+    store_columns<N>(row.out + r * kHeadDim + lane * N, o);
   }
-}
-
-// After a split's result was written. Counters: of a group that of its first split, of the row that of split 1.
-template <int kHeadDim>
-QWEN3_DEVICE void join_row(const SplitRow& row, int split, int n_splits, int32_t* counters, int counter_stride) {
-  const int first = split / kJoined * kJoined, left = n_splits - first, n_groups = (n_splits + kJoined - 1) / kJoined;
-  const int n = left < kJoined ? left : kJoined;
-  if (!last_to_arrive(counters + static_cast<int64_t>(first) * counter_stride, n)) return;
-  join_splits<kHeadDim>(row, first, 1, n, n_groups == 1);
-  if (n_groups == 1 || !last_to_arrive(counters + counter_stride, n_groups)) return;
-  join_splits<kHeadDim>(row, 0, kJoined, n_groups, true);
 }
 
 // --- one split ---
@@ -320,7 +283,7 @@ QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const Kv
   const auto copy = [&](Shared<Bf16> to, const Bf16* pool, int block) {
     if (block < end) {
       const int64_t from = block_offset(work, sequence, block, heads, kv_head);
-      copy_keys<kHeadDim, 32>(to, pool + from, tile.key_end - block * kKeys, lane);
+      copy_keys<kHeadDim, 32, true>(to, pool + from, tile.key_end - block * kKeys, lane);
     }
     cp_async_commit();
   };
@@ -377,11 +340,10 @@ QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const Kv
     if (column == 0) store(reinterpret_cast<Float2*>(p + kHeadDim), {largest, sum});
   }
   if (alone) return;
-  const int split = tile.key_begin / kSplitSize, n_splits = position / kSplitSize + 1;
   const int64_t stride = static_cast<int64_t>(heads.n_q_heads) * partial_stride(kHeadDim);
-  join_row<kHeadDim>({partial - stride * split, out, group, stride}, split, n_splits,
-                     outputs.arrived + static_cast<int64_t>(tile.partial - split) * heads.n_kv_heads + kv_head,
-                     heads.n_kv_heads);
+  const int64_t first_partial = tile.partial - tile.split;
+  if (!last_to_arrive(outputs.arrived + first_partial * heads.n_kv_heads + kv_head, tile.n_splits)) return;
+  join_splits<kHeadDim, kTiles == 1 ? 16 : 8>({partial - stride * tile.split, out, group, stride}, tile.n_splits);
 }
 
 template <int kHeadDim, int kTiles>

@@ -217,7 +217,7 @@ void DeviceExecutable::prepare(DeviceCache& cache, int64_t decode_rows) {
   use(cache);
   const auto rows = static_cast<size_t>(std::min(decode_rows, max_rows_));
   const auto blocks = static_cast<size_t>((max_positions_ + kBlockSize - 1) / kBlockSize);
-  const auto splits = static_cast<size_t>((max_positions_ + kSplitSize - 1) / kSplitSize);
+  const auto splits = static_cast<size_t>(most_splits(static_cast<int32_t>(max_positions_)));
   const auto prefill_tiles = static_cast<size_t>(max_rows_);  // each has a row at least
   tables_.reserve(static_cast<int>(max_rows_), std::min(rows * splits, kMostTiles) + prefill_tiles,
                   std::min(rows * blocks, kMostTableBlocks), kAdjustments);

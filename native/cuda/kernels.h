@@ -117,7 +117,8 @@ struct alignas(16) AttentionSequence {
 struct alignas(32) AttentionTile {
   int32_t sequence, token_begin, n_tokens;
   int32_t key_begin, key_end;
-  int32_t partial;  // index of the partial result, or -1: writes the output
+  int32_t partial;                  // index of the partial result, or -1: writes the output
+  int32_t split = 0, n_splits = 1;  // of a row that decodes
 };
 struct AttentionWork {
   const AttentionSequence* sequences;
@@ -139,9 +140,10 @@ bool prefill_on_hopper(const HeadShape& heads);
 void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache, int64_t n_blocks,
                               const AttentionWork& work, const HeadShape& heads, int n_rows, int multiprocessors,
                               Bf16* out);
-// One token per tile and at most kSplitSize keys. partials: f32 [n_partials, n_q_heads, head_dim + 8]: weighted sum,
-// largest score (log2 units), sum of weights, padding. The last blocks to arrive join the splits of a row; arrived: i32
-// [n_partials, n_kv_heads], zero before the first launch, and each leaves it so.
+// One token per tile. partials: f32 [n_partials, n_q_heads, head_dim + 8]: weighted sum,
+// largest score (log2 units), sum of weights, padding. The last block to arrive joins the splits of a row, at most
+// kMostSplits; arrived: i32 [n_partials, n_kv_heads], zero before the first launch, and each leaves it so.
+constexpr int kMostSplits = 64;
 int partial_elements(const HeadShape& heads);  // of one partial result
 void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
                       const HeadShape& heads, float* partials, int32_t* arrived, Bf16* out);

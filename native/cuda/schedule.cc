@@ -7,10 +7,10 @@ namespace {
 
 void add_decode(AttentionSchedule& schedule, int32_t sequence, const StepSequence& s, int32_t token) {
   const int32_t n_keys = s.position_begin + token + 1;
-  const int32_t n_splits = (n_keys + kSplitSize - 1) / kSplitSize;
+  const int32_t size = split_keys(n_keys), n_splits = (n_keys + size - 1) / size;
   for (int32_t i = 0; i < n_splits; ++i) {
-    schedule.decode.push_back({sequence, token, 1, i * kSplitSize, std::min((i + 1) * kSplitSize, n_keys),
-                               n_splits > 1 ? schedule.n_partials++ : -1});
+    schedule.decode.push_back({sequence, token, 1, i * size, std::min((i + 1) * size, n_keys),
+                               n_splits > 1 ? schedule.n_partials++ : -1, i, n_splits});
   }
 }
 
@@ -22,6 +22,20 @@ void add_prefill(AttentionSchedule& schedule, int32_t sequence, const StepSequen
 }
 
 }  // namespace
+
+int32_t split_keys(int32_t n_keys) {
+  int32_t size = n_keys <= 4096 ? 256 : 512;
+  while (n_keys > size * kMostSplits) size *= 2;
+  return size;
+}
+
+int32_t most_splits(int32_t n_keys) {
+  const auto of = [](int32_t n) { return (n + split_keys(n) - 1) / split_keys(n); };
+  // The splits double in size at these numbers of keys.
+  int32_t most = of(n_keys);
+  for (int32_t n = 4096; n < n_keys; n = n == 4096 ? 512 * kMostSplits : n * 2) most = std::max(most, of(n));
+  return most;
+}
 
 void schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, AttentionSchedule& out) {
   out.sequences.clear(), out.block_table.clear(), out.prefill.clear(), out.decode.clear();

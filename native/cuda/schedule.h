@@ -17,7 +17,12 @@ struct AttentionSchedule {
   int32_t n_partials = 0;
 };
 
-// Rows of sequences that decode (StepSequence::decode) are one tile each, split at multiples of kSplitSize; the others
+// Keys of a split of a decoding row that sees n_keys: few enough that one row alone keeps a GPU busy, so many that a
+// result of head_dim f32 numbers per split costs little. By the row alone, whatever else is in the step.
+int32_t split_keys(int32_t n_keys);
+int32_t most_splits(int32_t n_keys);  // of a row that sees so many or fewer
+
+// Rows of sequences that decode (StepSequence::decode) are one tile each, split at multiples of split_keys; the others
 // are prefilled. Tiles with most keys come first: blocks start in order, and the last to start should be short. `out`
 // keeps its memory from step to step.
 void schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, AttentionSchedule& out);

@@ -204,6 +204,9 @@ inline void fence_proxy_async() {
 
 // 16 bytes, of which the first `valid` come from `from` and the rest are zero.
 void cp_async16(Shared<uint16_t> to, const void* from, int valid = 16, Where where = Where::current());
+inline void cp_async16_once(Shared<uint16_t> to, const void* from, int valid, Where where = Where::current()) {
+  cp_async16(to, from, valid, where);
+}
 inline void cp_async_commit() {
   auto& block = emulate::Block::current();
   block.commit(block.self().copies);

@@ -213,6 +213,14 @@ QWEN3_DEVICE void fence_proxy_async() {
 QWEN3_DEVICE void cp_async16(Shared<uint16_t> to, const void* from, int valid = 16) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to.address()), "l"(from), "r"(valid) : "memory");
 }
+// The same for what nobody reads again: the first that the L2 gives up.
+QWEN3_DEVICE void cp_async16_once(Shared<uint16_t> to, const void* from, int valid) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to.address()), "l"(from),
+               "r"(valid), "l"(policy)
+               : "memory");
+}
 QWEN3_DEVICE void cp_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
