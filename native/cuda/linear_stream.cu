@@ -28,6 +28,7 @@ NormLayout stream_layout(int k) {
 }
 
 struct NormedRows {
+  static constexpr bool kFar = false;  // in shared memory
   Shared<Bf16> from;
   bool valid[1];
   QWEN3_DEVICE Words4 load(int, int at) const { return (from + at).as<Words4>().load(); }
