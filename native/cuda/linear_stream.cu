@@ -27,7 +27,9 @@ NormLayout stream_layout(int k) {
   return norm_layout(stream::kSharedBytes<1>, k);
 }
 
+// Rows of x in shared memory, normalised or as they are.
 struct NormedRows {
+  static constexpr bool kFar = false;  // in shared memory
   Shared<Bf16> from;
   bool valid[1];
   QWEN3_DEVICE Words4 load(int, int at) const { return (from + at).as<Words4>().load(); }
@@ -40,6 +42,26 @@ QWEN3_DEVICE NormedRows normed_rows(const StreamFusion& fusion, const NormLayout
   block_sync();
   const int group = thread_index().x % 32 / 4;
   return {shared_memory<Bf16>(layout.rows_at) + group * layout.stride, {group < rows.count}};
+}
+
+// For blocks of 8 weight rows: rows of x as they are, in one trip to L2. Loads by the lanes that need them take
+// several, as registers hold 48 words of the weight already.
+NormLayout copied_layout(int k) {
+  return {stream::kSharedBytes<1>, stream::kSharedBytes<1>, (k + 63) / 64 * 64 + 32};
+}
+
+QWEN3_DEVICE NormedRows copied_rows(const Bf16* x, const NormLayout& layout, const TileRows& rows, int k) {
+  const auto to = shared_memory<Bf16>(layout.rows_at);
+  const int group = thread_index().x % 32 / 4;
+  for (int r = 0; r < rows.count; ++r) {
+    const Bf16* from = x + rows.in_row(r) * k;
+    for (int i = thread_index().x; i < k / 8; i += stream::kThreads)
+      cp_async16(to + r * layout.stride + i * 8, from + i * 8);
+  }
+  cp_async_commit();
+  cp_async_wait<0>();
+  block_sync();
+  return {to + group * layout.stride, {group < rows.count}};
 }
 
 // The last block of a head finishes it.
@@ -79,6 +101,12 @@ linear_stream_kernel(LinearOperands o, LinearShape shape, Output output, QWEN3_G
     const stream::Results<kTiles, kRows> results(rows, to, n0);
     stream::multiply<kTiles, kRows>(weights, x, acc);
     results.write(acc);
+  } else if constexpr (kRows == 8) {
+    grid_dependency_wait();
+    const stream::Results<kTiles, kRows> results(rows, to, n0);
+    const NormedRows x = copied_rows(o.x, layout, rows, shape.k);
+    stream::multiply<kTiles, kRows>(weights, x, acc);
+    results.write(acc);
   } else {
     grid_dependency_wait();
     const stream::GlobalRows<kTiles> x(o.x, rows, shape.k);
@@ -87,6 +115,12 @@ linear_stream_kernel(LinearOperands o, LinearShape shape, Output output, QWEN3_G
     results.write(acc);
   }
   if constexpr (kHeadDim > 0) finish_heads<kHeadDim>(fusion, shape.n_rows, n0);
+}
+
+// Whether blocks take 8 rows of the weight.
+bool takes_eight(const LinearShape& shape) {
+  return shape.n <= kFewColumns && shape.n_rows <= kMostNormRows &&
+         norm_bytes(copied_layout(shape.k), shape.n_rows) <= kMostShared;
 }
 
 }  // namespace
@@ -100,14 +134,15 @@ bool stream_takes_heads(int n_rows) {
 
 void linear_stream(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output,
                    const StreamFusion& fusion) {
+  NormLayout layout = stream_layout(shape.k);
   const auto run = [&](auto kernel, int shared, int block_rows = 16) {
     const LaunchShape launch_shape{
         {(shape.n_rows + 63) / 64, (shape.n + block_rows - 1) / block_rows, 1}, {stream::kThreads, 1, 1}, shared, true};
-    launch(stream, "linear_stream", kernel, launch_shape, operands, shape, output, fusion, stream_layout(shape.k));
+    launch(stream, "linear_stream", kernel, launch_shape, operands, shape, output, fusion, layout);
   };
   const auto run_few = [&](auto plain, auto normed) {
     if (fusion.residual)
-      run(normed, norm_bytes(stream_layout(shape.k), shape.n_rows));
+      run(normed, norm_bytes(layout, shape.n_rows));
     else
       run(plain, stream::kSharedBytes<1>);
   };
@@ -118,8 +153,9 @@ void linear_stream(Stream stream, const LinearOperands& operands, const LinearSh
     run(linear_stream_kernel<4, false, 0>, stream::kSharedBytes<4>);
   } else if (shape.n_rows > 8) {
     run(linear_stream_kernel<2, false, 0>, stream::kSharedBytes<2>);
-  } else if (head_dim == 0 && !fusion.residual && output != Output::kSiluMul && shape.n <= kFewColumns) {
-    run(linear_stream_kernel<1, false, 0, 8>, stream::kSharedBytes<1>, 8);
+  } else if (head_dim == 0 && !fusion.residual && output != Output::kSiluMul && takes_eight(shape)) {
+    layout = copied_layout(shape.k);
+    run(linear_stream_kernel<1, false, 0, 8>, norm_bytes(layout, shape.n_rows), 8);
   } else if (head_dim == 128) {
     run_few(linear_stream_kernel<1, false, 128>, linear_stream_kernel<1, true, 128>);
   } else if (head_dim == 64) {

@@ -53,6 +53,7 @@ struct Weights {
 // Rows of x as they lie in memory.
 template <int kTiles>
 struct GlobalRows {
+  static constexpr bool kFar = true;
   const Bf16* from[kTiles];
   bool valid[kTiles];
   QWEN3_DEVICE GlobalRows(const Bf16* x, const TileRows& rows, int k) {
@@ -66,24 +67,34 @@ struct GlobalRows {
   QWEN3_DEVICE Words4 load(int j, int at) const { return cuda::load(reinterpret_cast<const Words4*>(from[j] + at)); }
 };
 
-// acc: the lane's part of the products of its warp's chunks, whose first have been fetched.
+// acc: the lane's part of the products of its warp's chunks, whose first have been fetched. x comes from L2 mostly, and
+// a trip there is as long as two dozen products: its pieces are asked for together, not each ahead of its own product.
 template <int kTiles, int kRows, class Rows>
 QWEN3_DEVICE void multiply(Weights<kRows>& w, const Rows& x, float (&acc)[kTiles][4]) {
-  constexpr int kUnroll = Weights<kRows>::kUnroll;
+  constexpr int kUnroll = Weights<kRows>::kUnroll, kTogether = Rows::kFar && kTiles <= 2 ? kUnroll : 1;
   const Words4 zero{0, 0, 0, 0};
   for (int begin = thread_index().x / 32 * 32; begin < w.k;) {
     QWEN3_UNROLL
-    for (int u = 0; u < kUnroll; ++u) {
-      const int at = begin + u * kWarps * 32 + thread_index().x % 4 * 8;
-      const Words4 high = kRows == 16 ? w.w1[kRows == 16 ? u : 0] : zero;
-      const uint32_t first[4] = {w.w0[u].x, high.x, w.w0[u].y, high.y};
-      const uint32_t second[4] = {w.w0[u].z, high.z, w.w0[u].w, high.w};
+    for (int first_u = 0; first_u < kUnroll; first_u += kTogether) {
+      Words4 v[kTogether][kTiles];
       QWEN3_UNROLL
-      for (int j = 0; j < kTiles; ++j) {
-        const Words4 v = x.valid[j] && at < w.k ? x.load(j, at) : zero;
-        const uint32_t b0[2] = {v.x, v.y}, b1[2] = {v.z, v.w};
-        mma_bf16(acc[j], first, b0);
-        mma_bf16(acc[j], second, b1);
+      for (int i = 0; i < kTogether; ++i) {
+        const int at = begin + (first_u + i) * kWarps * 32 + thread_index().x % 4 * 8;
+        QWEN3_UNROLL
+        for (int j = 0; j < kTiles; ++j) v[i][j] = x.valid[j] && at < w.k ? x.load(j, at) : zero;
+      }
+      QWEN3_UNROLL
+      for (int i = 0; i < kTogether; ++i) {
+        const int u = first_u + i;
+        const Words4 high = kRows == 16 ? w.w1[kRows == 16 ? u : 0] : zero;
+        const uint32_t first[4] = {w.w0[u].x, high.x, w.w0[u].y, high.y};
+        const uint32_t second[4] = {w.w0[u].z, high.z, w.w0[u].w, high.w};
+        QWEN3_UNROLL
+        for (int j = 0; j < kTiles; ++j) {
+          const uint32_t b0[2] = {v[i][j].x, v[i][j].y}, b1[2] = {v[i][j].z, v[i][j].w};
+          mma_bf16(acc[j], first, b0);
+          mma_bf16(acc[j], second, b1);
+        }
       }
     }
     begin += kWarps * kUnroll * 32;
