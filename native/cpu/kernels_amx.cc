@@ -34,6 +34,7 @@ inline F vload_bf16_n(const uint16_t* p, int n) {
 #include "cpu/amx.inl"
 #include "cpu/linear_amx.inl"
 #include "cpu/linear_int_amx.inl"
+#include "cpu/attention_amx.inl"
 // clang-format on
 
 const KernelTable table = {
@@ -53,7 +54,7 @@ const KernelTable table = {
     .rms_norm = rms_norm,
     .norm_rope = norm_rope,
     .attention_f32 = attention<F32xF32>,
-    .attention_bf16 = attention<F32xBf16>,
+    .attention_bf16 = attention_bf16_amx,
     .attention_int8 = attention_int8,
     .combine = combine,
     .softmax = softmax,
