@@ -4,11 +4,9 @@
 // A block that a row sees the whole of is multiplied in tiles, whatever the number of rows. Of the block with the row's
 // own position it sees a part, and what lies behind may be anything, NaN included: the scores are masked, as there, and
 // the values go through add_values, key by key. Which block is which depends on the position alone.
-struct Bf16Tiles {
+struct Bf16Queries {  // for load_queries
   using A = uint16_t;
-  using B = uint16_t;
   static inline void store_a(A* a, F v, int n) { vstore_bf16_n(a, v, n); }
-  static inline F value(F v) { return vround_bf16(v); }
 };
 
 constexpr int64_t kTileStep = 2 * kAmxSteps;  // k of a product of tiles
@@ -45,6 +43,44 @@ inline void tile_block(const uint16_t* a, int64_t lda, const uint16_t* b, int64_
   }
 }
 
+// softmax_block for up to 16 rows that see all 64 keys; weights become bf16. The steps that a row does for one number,
+// the 16 do together.
+inline void softmax_tile(const AttentionScratch& s, int64_t row0, int rows, bool first, float scale) {
+  alignas(64) float largest[kAmxHeight] = {}, sums[kAmxHeight] = {};
+  for (int r = 0; r < rows; ++r) {
+    const float* scores = s.scores + (row0 + r) * kKeys;
+    const F a = vmax(vload(scores), vload(scores + W)), b = vmax(vload(scores + 2 * W), vload(scores + 3 * W));
+    largest[r] = vhmax(vmax(a, b)) * scale;
+  }
+  const F old_max = first ? vset(-__builtin_inff()) : vload_n(s.split_max + row0, rows);
+  const F new_max = vmax(old_max, vload(largest));
+  const F rescale = first ? vset(0.0f) : vexp2(old_max - new_max);
+  vstore(largest, new_max);
+  for (int r = 0; r < rows; ++r) {
+    const float* scores = s.scores + (row0 + r) * kKeys;
+    uint16_t* weights = static_cast<uint16_t*>(s.weights) + (row0 + r) * kKeys;
+    F sum = vset(0.0f);
+#pragma GCC unroll 4
+    for (int i = 0; i < kKeys; i += W) {
+      const __m256i weight = vto_bf16(vexp2(vload(scores + i) * vset(scale) - vset(largest[r])));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i), weight);
+      sum = sum + vfrom_bf16(weight);
+    }
+    sums[r] = vsum(sum);
+  }
+  const F sum = first ? vload(sums) : vload_n(s.split_sum + row0, rows) * rescale + vload(sums);
+  vstore_n(s.split_sum + row0, sum, rows);
+  vstore_n(s.split_max + row0, new_max, rows);
+  vstore_n(s.rescale + row0, rescale, rows);
+}
+
+inline void rescale_values(const AttentionScratch& s, int64_t row, int64_t v_cols) {
+  const F rescale = vset(s.rescale[row]);
+  if (s.rescale[row] == 1.0f) return;
+  float* out = s.split_o + row * v_cols;
+  for (int64_t c = 0; c < v_cols; c += W) vstore(out + c, vload(out + c) * rescale);
+}
+
 // As attend_block in attention.inl.
 inline void attend_block_amx(const AttentionArgs& a, const AttentionScratch& s, AttentionTiles& tiles, int32_t block,
                              bool first, float scale) {
@@ -75,12 +111,10 @@ inline void attend_block_amx(const AttentionArgs& a, const AttentionScratch& s, 
     for (int64_t row = p * group; row < (p + 1) * group; ++row) softmax_block<F32xBf16>(s, row, n_keys, first, scale);
     add_values<F32xBf16>(s, p * group, group, n_keys, first, values, a.v_cols, nullptr);
   }
-  for (int64_t row = p * group; row < rows; ++row) {
-    softmax_block<Bf16Tiles>(s, row, kKeys, first, scale);
-    if (first || s.rescale[row] == 1.0f) continue;
-    float* out = s.split_o + row * a.v_cols;
-    for (int64_t c = 0; c < a.v_cols; c += W) vstore(out + c, vload(out + c) * vset(s.rescale[row]));
+  for (int64_t row = p * group; row < rows; row += kAmxHeight) {
+    softmax_tile(s, row, static_cast<int>(rows - row < kAmxHeight ? rows - row : kAmxHeight), first, scale);
   }
+  for (int64_t row = first ? rows : p * group; row < rows; ++row) rescale_values(s, row, a.v_cols);
   for (int64_t row = p * group; row < rows; row += kRows) {
     const int n = static_cast<int>(rows - row < kRows ? rows - row : kRows);
     tiles.shape(n);
@@ -95,7 +129,7 @@ void attention_bf16_amx(const AttentionArgs* args) {
   const int64_t rows = int64_t{a.n_positions} * a.group;
   const AttentionScratch s = cut_scratch(a.scratch, rows, a.head_dim, a.v_cols);
   const float scale = score_scale(a.head_dim);
-  load_queries<Bf16Tiles>(a, s.q);
+  load_queries<Bf16Queries>(a, s.q);
   AttentionTiles tiles(static_cast<int>(rows < 2 * kAmxHeight ? rows : 2 * kAmxHeight));
   walk_splits(a, s, [&](int32_t block, bool first) { attend_block_amx(a, s, tiles, block, first, scale); });
 }
