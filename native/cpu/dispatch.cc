@@ -41,7 +41,7 @@ bool has_amx() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   static const bool granted = [] {
     unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
+    if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   }();
   return granted;

@@ -9,21 +9,10 @@
 namespace qwen3::cpu {
 namespace {
 
-#include "cpu/simd_avx512.h"
-
-// Not with VCVTNEPS2BF16, nor products with VDPBF16PS: processors with tiles take two cycles for one, four times those
-// of a fused multiply-add.
-inline void vstore_bf16_n(uint16_t* p, F v, int n) {
-  const __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(vround_bf16(v)), 16);
-  _mm256_mask_storeu_epi16(p, lanes_below(n), _mm512_cvtepi32_epi16(bits));
-}
-inline F vload_bf16_n(const uint16_t* p, int n) {
-  const __m256i bits = _mm256_maskz_loadu_epi16(lanes_below(n), p);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
-// Each builds on those above.
 // clang-format off
+#include "cpu/simd_avx512.h"
+#include "cpu/simd_avx512bf16.h"
+// Each builds on those above.
 #include "cpu/product.inl"
 #include "cpu/elementwise.inl"
 #include "cpu/linear.inl"
@@ -34,6 +23,7 @@ inline F vload_bf16_n(const uint16_t* p, int n) {
 #include "cpu/amx.inl"
 #include "cpu/linear_amx.inl"
 #include "cpu/linear_int_amx.inl"
+#include "cpu/attention_amx.inl"
 // clang-format on
 
 const KernelTable table = {
@@ -53,7 +43,7 @@ const KernelTable table = {
     .rms_norm = rms_norm,
     .norm_rope = norm_rope,
     .attention_f32 = attention<F32xF32>,
-    .attention_bf16 = attention<F32xBf16>,
+    .attention_bf16 = attention_bf16_amx,
     .attention_int8 = attention_int8,
     .combine = combine,
     .softmax = softmax,

@@ -9,19 +9,13 @@
 namespace qwen3::cpu {
 namespace {
 
+// clang-format off
 #include "cpu/simd_avx512.h"
+#include "cpu/simd_avx512bf16.h"
+#include "cpu/product.inl"
+// clang-format on
 
 // bf16 times bf16 in pairs, accumulated in f32 (VDPBF16PS).
-inline void vstore_bf16_n(uint16_t* p, F v, int n) {
-  _mm256_mask_storeu_epi16(p, lanes_below(n), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
-}
-inline F vload_bf16_n(const uint16_t* p, int n) {
-  const __m256i bits = _mm256_maskz_loadu_epi16(lanes_below(n), p);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
-#include "cpu/product.inl"
-
 struct Bf16xBf16 {
   using A = uint16_t;
   using B = uint16_t;
@@ -40,10 +34,7 @@ struct Bf16xBf16 {
     return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(_mm512_set1_epi32(a[0])), reinterpret_cast<__m512bh>(even));
   }
   static inline void store_a(A* a, F v, int n) { vstore_bf16_n(a, v, n); }
-  static inline F value(F v) {
-    const __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-  }
+  static inline F value(F v) { return vfrom_bf16(vto_bf16(v)); }
 };
 
 // Each builds on those above.

@@ -50,12 +50,12 @@ inline TileShapes bf16_shapes(int rows) {
   return s;
 }
 
-// 16 steps. second: there are more than 16 rows.
-inline void bf16_tile_step(const char* x, int64_t x_bytes, const char* w, bool second) {
-  tile_load<6>(w, kPanel * 4);
+// 16 steps of 32 columns; w_bytes: from step to step. second: there are more than 16 rows.
+inline void bf16_tile_step(const char* x, int64_t x_bytes, const char* w, int64_t w_bytes, bool second) {
+  tile_load<6>(w, w_bytes);
   tile_load<4>(x, x_bytes);
   tile_multiply_bf16<0, 4, 6>();
-  tile_load<7>(w + 64, kPanel * 4);
+  tile_load<7>(w + 64, w_bytes);
   tile_multiply_bf16<1, 4, 7>();
   if (!second) return;
   tile_load<5>(x + kAmxHeight * x_bytes, x_bytes);
@@ -63,21 +63,22 @@ inline void bf16_tile_step(const char* x, int64_t x_bytes, const char* w, bool s
   tile_multiply_bf16<3, 5, 7>();
 }
 
-inline void bf16_sums_load(const float* acc, bool first, bool second) {
-  constexpr int64_t kBelow = kAmxHeight * kPanel;
+// The sums of a block: 32 columns of rows `stride` floats apart.
+inline void bf16_sums_load(const float* sums, int64_t stride, bool first, bool second) {
   if (first) {
     tile_zero<0>(), tile_zero<1>();
     if (second) tile_zero<2>(), tile_zero<3>();
     return;
   }
-  tile_load<0>(acc, kPanel * 4), tile_load<1>(acc + W, kPanel * 4);
-  if (second) tile_load<2>(acc + kBelow, kPanel * 4), tile_load<3>(acc + kBelow + W, kPanel * 4);
+  const float* below = sums + kAmxHeight * stride;
+  tile_load<0>(sums, stride * 4), tile_load<1>(sums + W, stride * 4);
+  if (second) tile_load<2>(below, stride * 4), tile_load<3>(below + W, stride * 4);
 }
 
-inline void bf16_sums_store(float* acc, bool second) {
-  constexpr int64_t kBelow = kAmxHeight * kPanel;
-  tile_store<0>(acc, kPanel * 4), tile_store<1>(acc + W, kPanel * 4);
-  if (second) tile_store<2>(acc + kBelow, kPanel * 4), tile_store<3>(acc + kBelow + W, kPanel * 4);
+inline void bf16_sums_store(float* sums, int64_t stride, bool second) {
+  float* below = sums + kAmxHeight * stride;
+  tile_store<0>(sums, stride * 4), tile_store<1>(sums + W, stride * 4);
+  if (second) tile_store<2>(below, stride * 4), tile_store<3>(below + W, stride * 4);
 }
 
 void linear_bf16_amx(const LinearArgs* args, int64_t row_begin, int64_t row_end, int64_t panel_begin,
@@ -102,19 +103,19 @@ void linear_bf16_amx(const LinearArgs* args, int64_t row_begin, int64_t row_end,
           if (rows != shaped) tiles.shape(bf16_shapes(rows)), shaped = rows;
           const char* x = static_cast<const char*>(args->x) + row * x_bytes;
           float* sums = acc[(row - pass) / kRows];
-          bf16_sums_load(sums, slice == 0, second);
+          bf16_sums_load(sums, kPanel, slice == 0, second);
           OutputLines lines = output_lines(*args, row, end == whole ? rows : 0, panel);
           for (int64_t s = slice; s < end; ++s) {
-            bf16_tile_step(x + s * 64, x_bytes, w + s * kStepBytes, second);
+            bf16_tile_step(x + s * 64, x_bytes, w + s * kStepBytes, kPanel * 4, second);
             for (int i = 0; i < 4; ++i) lines.ask();
           }
           if (end == whole && rest) {
             for (int r = 0; r < rows; ++r) {
               __builtin_memcpy(last_x + r * 64, x + r * x_bytes + whole * 64, static_cast<size_t>(rest * 4));
             }
-            bf16_tile_step(last_x, 64, last_w, second);
+            bf16_tile_step(last_x, 64, last_w, kPanel * 4, second);
           }
-          bf16_sums_store(sums, second);
+          bf16_sums_store(sums, kPanel, second);
           if (end < whole) continue;
           finish_rows(*args, sums, row, rows, panel);
         }

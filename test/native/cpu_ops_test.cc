@@ -416,10 +416,11 @@ void attentions(Random& random, const KernelTable& kernels, Report& report) {
       {1, 64, 1, 0, DType::kF32},      {2, 128, 5, 60, DType::kF32},    {4, 256, 1, 1100, DType::kF32},
       {5, 18, 3, 510, DType::kF32},    {16, 80, 2, 63, DType::kF32},    {1, 128, 1, 0, DType::kBF16},
       {2, 128, 7, 505, DType::kBF16},  {4, 256, 1, 1099, DType::kBF16}, {5, 18, 3, 64, DType::kBF16},
-      {8, 64, 8, 126, DType::kBF16},   {16, 80, 2, 700, DType::kBF16},  {1, 128, 1, 0, DType::kInt8},
-      {2, 128, 1, 1101, DType::kInt8}, {2, 128, 20, 505, DType::kInt8}, {4, 256, 1, 1099, DType::kInt8},
-      {5, 18, 3, 64, DType::kInt8},    {5, 18, 1, 66, DType::kInt8},    {16, 80, 1, 640, DType::kInt8},
-      {8, 64, 8, 126, DType::kInt8},   {16, 80, 2, 700, DType::kInt8},  {1, 66, 33, 40, DType::kInt8},
+      {8, 64, 8, 126, DType::kBF16},   {2, 32, 30, 40, DType::kBF16},   {16, 80, 2, 700, DType::kBF16},
+      {1, 128, 1, 0, DType::kInt8},    {2, 128, 1, 1101, DType::kInt8}, {2, 128, 20, 505, DType::kInt8},
+      {4, 256, 1, 1099, DType::kInt8}, {5, 18, 3, 64, DType::kInt8},    {5, 18, 1, 66, DType::kInt8},
+      {16, 80, 1, 640, DType::kInt8},  {8, 64, 8, 126, DType::kInt8},   {16, 80, 2, 700, DType::kInt8},
+      {1, 66, 33, 40, DType::kInt8},   {3, 64, 17, 560, DType::kBF16},  {1, 96, 64, 100, DType::kBF16},
   };
   for (const AttentionCase& c : cases) {
     attention_case(random, kernels, c,
