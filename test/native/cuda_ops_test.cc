@@ -212,10 +212,10 @@ void test_hopper_widths(Random& random) {
 
 // The widths that the shapes of the family take on the 132 multiprocessors of an H200.
 void test_hopper_choice() {
-  CHECK(linear_hopper_width({4096, 4096, 4096}, 132) == 256);  // 8B o: 3.9 of 4 waves
-  CHECK(linear_hopper_width({4096, 2560, 4096}, 132) == 320);  // 4B o: 1.9 of 2, not 2.4 of 3
-  CHECK(linear_hopper_width({512, 4096, 4096}, 132) == 128);   // 128 tiles, not 64
-  CHECK(linear_hopper_width({4096, 24576, 4096}, 132) == 256);
+  CHECK(linear_hopper_width({4096, 4096, 4096}, 132) == 256);   // 8B o: 3.9 of 4 waves
+  CHECK(linear_hopper_width({4096, 2560, 4096}, 132) == 320);   // 4B o: 1.9 of 2, not 2.4 of 3
+  CHECK(linear_hopper_width({512, 4096, 4096}, 132) == 128);    // 128 tiles, not 64
+  CHECK(linear_hopper_width({4096, 24576, 4096}, 132) == 320);  // 18.7 of 19 waves, not 23.3 of 24
 }
 
 // More row tiles than a band of the tile order has, and a band that is not full: each tile once.

@@ -88,11 +88,6 @@ inline void reduce_add(Float4* p, Float4 value, Where where = Where::current()) 
   }
   p->x += value.x, p->y += value.y, p->z += value.z, p->w += value.w;
 }
-// Moves nothing that a kernel could see: who reads what was prefetched is counted.
-inline void prefetch_l2(const void* p, int bytes, Where where = Where::current()) {
-  emulate::Block::current().check_global(p, static_cast<uint32_t>(bytes), 16, where);
-  if (bytes % 16 != 0) emulate::Block::current().fail(emulate::Fault::kGlobalAlignment, "prefetch of odd size", where);
-}
 inline int32_t atomic_add(int32_t* p, int32_t value, Where where = Where::current()) {
   emulate::Block::current().global_atomic(p, 4, where);
   const int32_t old = *p;

@@ -78,14 +78,6 @@ QWEN3_DEVICE void reduce_add(Float4* p, Float4 value) {
   __trap();
 #endif
 }
-// From memory into L2: bytes, a multiple of 16, from a multiple of 16 on.
-QWEN3_DEVICE void prefetch_l2(const void* p, int bytes) {
-#if QWEN3_SM90
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
-#else
-  __trap();
-#endif
-}
 QWEN3_DEVICE int32_t atomic_add(int32_t* p, int32_t value) {
   return atomicAdd(p, value);
 }
