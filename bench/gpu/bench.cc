@@ -41,7 +41,24 @@ Bench::Bench(bool is_tiny)
   for (; filled < pool_.bytes(); filled *= 2) {  // powers of two both
     cuda::copy_on_device(stream, pool_.as<std::byte>() + filled, pool_.as<void>(), filled);
   }
+  if (device.hopper) {
+    const int rows = cuda::kMostStreamRows, widest = 151936;
+    stream_parts_ =
+        cuda::DeviceBuffer(static_cast<size_t>(cuda::stream_part_elements(device.multiprocessors, rows)) * 4);
+    stream_arrived_ = cuda::DeviceBuffer(static_cast<size_t>(cuda::stream_counters(rows, widest)) * 4);
+    cuda::fill_bytes(stream, stream_arrived_.as<void>(), 0, stream_arrived_.bytes());
+  }
   cuda::synchronize(stream);
+}
+
+void Bench::linear_few(const cuda::LinearOperands& operands, const cuda::LinearShape& shape, cuda::Output output,
+                       const cuda::StreamFusion& fusion) const {
+  if (device.hopper && cuda::stream_on_hopper(shape.n, shape.k)) {
+    const cuda::StreamScratch scratch{device.multiprocessors, stream_parts_.as<float>(), stream_arrived_.as<int32_t>()};
+    cuda::linear_stream_hopper(stream, operands, shape, output, scratch, fusion);
+  } else {
+    cuda::linear_stream(stream, operands, shape, output, fusion);
+  }
 }
 
 Bench::~Bench() {

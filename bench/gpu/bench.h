@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "clock.h"
+#include "cuda/kernels.h"
 #include "cuda/runtime.h"
 
 namespace qwen3::gpu_bench {
@@ -39,6 +40,9 @@ class Bench {
   cuda::DeviceBuffer random_buffer(size_t bytes) const;
   // Reused by every case; what is in it is of no interest.
   void* scratch(size_t bytes);
+  // A product of rows that decode, as operations.cc has it.
+  void linear_few(const cuda::LinearOperands& operands, const cuda::LinearShape& shape, cuda::Output output,
+                  const cuda::StreamFusion& fusion = {}) const;
   void drop_scratch() { scratch_ = cuda::DeviceBuffer(); }  // a large model needs the room
 
   // One line each. `more`: further members, ", \"name\": value".
@@ -46,7 +50,7 @@ class Bench {
   static void skip(const std::string& name, const std::string& reason);
 
  private:
-  cuda::DeviceBuffer pool_, scratch_;
+  cuda::DeviceBuffer pool_, scratch_, stream_parts_, stream_arrived_;
 };
 
 struct Case {

@@ -72,7 +72,7 @@ void run_linear(Bench& b, const std::string& name, const Product& p, int rows, b
   const double seconds = b.time(double(weight), [&](int i) {
     const LinearOperands o{b.random(i + 1, in), b.random(i, weight), to};
     if (decode) {
-      linear_stream(b.stream, o, shape, p.output);
+      b.linear_few(o, shape, p.output);
     } else if (b.device.hopper) {
       linear_hopper(b.stream, o, shape, p.output, b.device.multiprocessors);
     } else {

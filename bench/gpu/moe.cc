@@ -35,6 +35,10 @@ class MoeBench {
       for (int e = 0; e < s_.n_experts; ++e) {
         maps.push_back(describe_expert(at[s_.n_experts + e], s_.hidden, s_.ffn));
       }
+      for (int e = 0; e < s_.n_experts; ++e) maps.push_back(describe_streamed_expert(at[e], 2 * s_.ffn, s_.hidden));
+      for (int e = 0; e < s_.n_experts; ++e) {
+        maps.push_back(describe_streamed_expert(at[s_.n_experts + e], s_.hidden, s_.ffn));
+      }
       maps_ = DeviceBuffer(maps.size() * sizeof maps[0]);
       copy_to_device(b_.stream, maps_.as<void>(), maps.data(), maps.size() * sizeof maps[0]);
       synchronize(b_.stream);
@@ -114,10 +118,15 @@ class MoeBench {
                   offsets_.as<int32_t>(),
                   gated_.as<Bf16>(),
                   products_.as<void>()};
-    if (on_hopper(few_rows)) {
-      o.gate_up_maps = maps_.as<TensorMap>(), o.down_maps = maps_.as<TensorMap>() + s_.n_experts;
+    if (b_.device.hopper) {
+      const TensorMap* maps = maps_.as<TensorMap>() + (few_rows ? 2 * s_.n_experts : 0);
+      o.gate_up_maps = maps, o.down_maps = maps + s_.n_experts;
       o.drawn = drawn_.as<int32_t>();
-      moe_experts_hopper(b_.stream, o, s_, b_.device.multiprocessors);
+      if (few_rows) {
+        moe_stream_hopper(b_.stream, o, s_, b_.device.multiprocessors);
+      } else {
+        moe_experts_hopper(b_.stream, o, s_, b_.device.multiprocessors);
+      }
     } else {
       moe_experts(b_.stream, o, s_, few_rows);
     }

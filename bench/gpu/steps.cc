@@ -121,8 +121,7 @@ class StepBench {
     fusion.finishes_heads = true, fusion.arrived = heads_arrived_.as<int32_t>();
     fusion.heads = {qkv_.as<float>(), head_norm, head_norm, angles_.as<float>(), angles_.as<float>() + kHeadDim / 2,
                     rows(),           heads_,    kEps,      q_.as<Bf16>(),       kv(layer)};
-    linear_stream(b_.stream, {nullptr, weight(layer, 0), qkv_.as<float>()}, {1, qkv_rows(), s_.hidden},
-                  Output::kStoreF32, fusion);
+    b_.linear_few({nullptr, weight(layer, 0), qkv_.as<float>()}, {1, qkv_rows(), s_.hidden}, Output::kStoreF32, fusion);
   }
   // As in a bucket's graph: more blocks than tiles, and how many tiles there are lies on the device.
   void attention(int layer) const {
@@ -133,16 +132,15 @@ class StepBench {
                      attended_.as<Bf16>());
   }
   void o(int layer) const {
-    linear_stream(b_.stream, {attended_.as<Bf16>(), weight(layer, qkv_bytes()), residual_.as<float>()},
-                  {1, s_.hidden, q_width()}, Output::kAddF32);
+    b_.linear_few({attended_.as<Bf16>(), weight(layer, qkv_bytes()), residual_.as<float>()}, {1, s_.hidden, q_width()},
+                  Output::kAddF32);
   }
   void gate_up(int layer) const {
-    linear_stream(b_.stream, {nullptr, weight(layer, qkv_bytes() + o_bytes()), gated_.as<Bf16>()},
-                  {1, 2 * s_.ffn, s_.hidden}, Output::kSiluMul, norm_ahead());
+    b_.linear_few({nullptr, weight(layer, qkv_bytes() + o_bytes()), gated_.as<Bf16>()}, {1, 2 * s_.ffn, s_.hidden},
+                  Output::kSiluMul, norm_ahead());
   }
   void down(int layer) const {
-    linear_stream(b_.stream,
-                  {gated_.as<Bf16>(), weight(layer, qkv_bytes() + o_bytes() + gate_up_bytes()), residual_.as<float>()},
+    b_.linear_few({gated_.as<Bf16>(), weight(layer, qkv_bytes() + o_bytes() + gate_up_bytes()), residual_.as<float>()},
                   {1, s_.hidden, s_.ffn}, Output::kAddF32);
   }
   void layers() const {
@@ -151,7 +149,7 @@ class StepBench {
     }
   }
   void logits() const {
-    linear_stream(b_.stream, {nullptr, head_.as<Bf16>(), logits_.as<float>(), numbers_.as<int32_t>() + 4},
+    b_.linear_few({nullptr, head_.as<Bf16>(), logits_.as<float>(), numbers_.as<int32_t>() + 4},
                   {1, s_.vocab, s_.hidden}, Output::kStoreF32, norm_ahead());
   }
 

@@ -76,6 +76,7 @@ DeviceExecutable::DeviceExecutable(Stream loading, const DeviceDescription& devi
   find_fusions();
   heads_arrived_ = DeviceBuffer(static_cast<size_t>(heads_.n_q_heads + 2 * heads_.n_kv_heads) * 4);
   fill_bytes(loading, heads_arrived_.as<void>(), 0, heads_arrived_.bytes());
+  if (hopper_ && !one_class_) make_stream_buffers(loading);
   const auto experts = static_cast<size_t>(expert_load_.bytes() / 4);
   expert_totals_.resize(experts), expert_seen_.resize(experts);
   for (Turn& turn : turns_) {
@@ -108,6 +109,11 @@ void DeviceExecutable::make_operations(Stream loading, const qwen3_cuda_program&
         for (const Bf16* w : down) down_maps.push_back(describe_expert(w, hidden_, op.ffn));
         op.gate_up_maps = upload_array(loading, gate_up_maps.data(), gate_up_maps.size());
         op.down_maps = upload_array(loading, down_maps.data(), down_maps.size());
+        gate_up_maps.clear(), down_maps.clear();
+        for (const Bf16* w : gate_up) gate_up_maps.push_back(describe_streamed_expert(w, 2 * op.ffn, hidden_));
+        for (const Bf16* w : down) down_maps.push_back(describe_streamed_expert(w, hidden_, op.ffn));
+        op.gate_up_stream_maps = upload_array(loading, gate_up_maps.data(), gate_up_maps.size());
+        op.down_stream_maps = upload_array(loading, down_maps.data(), down_maps.size());
       }
       op.plain.gate_up = op.plain.down = nullptr;
       most_assigned = std::max(most_assigned, checked_mul(max_rows_, op.plain.top_k));
@@ -116,6 +122,18 @@ void DeviceExecutable::make_operations(Stream loading, const qwen3_cuda_program&
     ops_.push_back(std::move(op));
   }
   if (most_assigned > 0) make_expert_buffers(loading, most_assigned, widest);
+}
+
+void DeviceExecutable::make_stream_buffers(Stream loading) {
+  const auto rows = static_cast<int>(std::min<int64_t>(max_rows_, kMostStreamRows));
+  int64_t counters = stream_counters(rows, vocab_);
+  for (const Operation& op : ops_) {
+    if (op.plain.kind != kLinear) continue;
+    counters = std::max(counters, stream_counters(rows, static_cast<int>(weight(op.plain.weight).rows)));
+  }
+  stream_parts_ = DeviceBuffer(static_cast<size_t>(stream_part_elements(multiprocessors_, rows)) * 4);
+  stream_arrived_ = DeviceBuffer(static_cast<size_t>(counters) * 4);
+  fill_bytes(loading, stream_arrived_.as<void>(), 0, stream_arrived_.bytes());
 }
 
 void DeviceExecutable::find_fusions() {

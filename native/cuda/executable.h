@@ -37,8 +37,9 @@ class DeviceExecutable {
  private:
   struct Operation {
     qwen3_cuda_op plain;
-    DeviceBuffer gate_up, down;            // pointers to the experts' weights
-    DeviceBuffer gate_up_maps, down_maps;  // on sm_90a: the same for TMA
+    DeviceBuffer gate_up, down;  // pointers to the experts' weights
+    // On sm_90a the same for TMA: of moe_experts_hopper, and of moe_stream_hopper.
+    DeviceBuffer gate_up_maps, down_maps, gate_up_stream_maps, down_stream_maps;
     int32_t ffn = 0;
     // Operations that its kernel can take in: the norm of its input, which nobody else reads; QK-Norm of its result.
     int32_t norm = -1, heads = -1;
@@ -55,6 +56,7 @@ class DeviceExecutable {
 
   void make_operations(Stream loading, const qwen3_cuda_program& program);
   void make_expert_buffers(Stream loading, int64_t assignments, int64_t widest);
+  void make_stream_buffers(Stream loading);
   void find_fusions();
   void use(DeviceCache& cache);
   void forget_queue() noexcept;
@@ -76,6 +78,8 @@ class DeviceExecutable {
   bool takes_heads(const Operation& op) const;
   bool taken(size_t index) const;
   StreamFusion fusion_of(const Operation& op, DeviceCache& cache) const;
+  void launch_stream(const LinearOperands& operands, const LinearShape& shape, Output output,
+                     const StreamFusion& fusion);
   QkNormRope heads_of(const qwen3_cuda_op& op, DeviceCache& cache) const;
   void launch_sampling();
   void launch_op(const Operation& op, DeviceCache& cache);
@@ -106,9 +110,10 @@ class DeviceExecutable {
   DeviceBuffer inv_freq_, rope_factor_, cos_, sin_;
   DeviceBuffer tokens_, partials_, arrived_, logits_, sampling_scratch_;
   DeviceBuffer ids_, shares_, order_, offsets_, gated_, products_, expert_load_;
-  DeviceBuffer route_scores_, route_arrived_;  // of moe_route_few
-  DeviceBuffer tiles_drawn_;                   // of moe_experts_hopper
-  DeviceBuffer heads_arrived_;                 // of linear_stream
+  DeviceBuffer route_scores_, route_arrived_;   // of moe_route_few
+  DeviceBuffer tiles_drawn_;                    // of moe_experts_hopper
+  DeviceBuffer heads_arrived_;                  // of linear_stream
+  DeviceBuffer stream_parts_, stream_arrived_;  // of linear_stream_hopper
 
   StepTables tables_;
   StepView view_;  // of the step that is being launched or captured, and

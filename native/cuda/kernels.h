@@ -105,6 +105,19 @@ bool stream_takes_heads(int n_rows);
 // For few: every weight byte is read once per 64 rows, at memory speed. Sums of a row do not depend on the others.
 void linear_stream(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output,
                    const StreamFusion& fusion = {});
+// The same on sm_90a, by TMA and wgmma; more than kMostStreamRows rows in several launches. fusion.arrived is not used.
+constexpr int kMostStreamRows = 256;
+struct StreamScratch {
+  int multiprocessors = 0;
+  float* parts = nullptr;  // [stream_part_elements(multiprocessors, n_rows)], n_rows at most kMostStreamRows
+  // [stream_counters(n_rows, n)], zero before the first launch, and each leaves it so.
+  int32_t* arrived = nullptr;
+};
+bool stream_on_hopper(int n, int k);  // whether it is the faster form for a weight [n, k]
+int64_t stream_part_elements(int multiprocessors, int n_rows);
+int64_t stream_counters(int n_rows, int n);
+void linear_stream_hopper(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output,
+                          const StreamScratch& scratch, const StreamFusion& fusion = {});
 
 // --- attention ---
 
@@ -195,7 +208,8 @@ struct MoeOperands {
   const int32_t* offsets;
   Bf16* gated;     // [n_rows * top_k, ffn], sorted by expert
   void* products;  // [n_rows * top_k, hidden], by row * top_k + rank: f32, from moe_experts_hopper bf16
-  // [n_experts] in device memory, from describe_expert: moe_experts_hopper only.
+  // [n_experts] in device memory: from describe_expert for moe_experts_hopper, from describe_streamed_expert for
+  // moe_stream_hopper.
   const TensorMap* gate_up_maps = nullptr;
   const TensorMap* down_maps = nullptr;
   int32_t* drawn = nullptr;  // scratch of moe_experts_hopper, [2], zero before the first launch, and each leaves it so
@@ -207,6 +221,9 @@ void moe_experts(Stream stream, const MoeOperands& operands, const MoeShape& sha
 // would cost as much as two fifths of the matrix products.
 void moe_experts_hopper(Stream stream, const MoeOperands& operands, const MoeShape& shape, int multiprocessors);
 TensorMap describe_expert(const Bf16* weight, int rows, int k);  // weight: bf16 [rows, k] of one expert
+// The same for few rows; products are f32.
+void moe_stream_hopper(Stream stream, const MoeOperands& operands, const MoeShape& shape, int multiprocessors);
+TensorMap describe_streamed_expert(const Bf16* weight, int rows, int k);
 // out[r, :] += sum over ranks of shares[r, rank] * products[r * top_k + rank, :], in rank order. out: f32.
 void moe_combine(Stream stream, const float* products, const float* shares, const MoeShape& shape, float* out);
 void moe_combine(Stream stream, const Bf16* products, const float* shares, const MoeShape& shape, float* out);

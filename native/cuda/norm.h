@@ -52,14 +52,13 @@ QWEN3_DEVICE void fetch_norm_weight(const float* weight, const NormLayout& layou
   cp_async_commit();
 }
 
-// Rows row_of(0), row_of(1), ... of x. partial: [kMostNormRows, kNormWarps]. The caller's block_sync() makes the rows
-// visible.
-template <class RowOf>
-QWEN3_DEVICE void normalise_rows(const float* x, RowOf row_of, int n_rows, int k, float eps, const NormLayout& layout,
-                                 Shared<float> partial) {
+// Rows row_of(0), row_of(1), ... of x by kNormThreads threads, thread 0 to kNormThreads - 1 of a block. weight: what
+// fetch_norm_weight copied. partial: [kMostNormRows, kNormWarps]. sync() is their barrier; put(r, i, v) takes values 4
+// i to 4 i + 3 of row r. The caller's barrier makes visible what that stores.
+template <class RowOf, class Sync, class Put>
+QWEN3_DEVICE void normalise_rows(const float* x, RowOf row_of, int n_rows, int k, float eps, Shared<Float4> weight,
+                                 Shared<float> partial, Sync sync, Put put) {
   const int thread = thread_index().x;
-  const auto weight = shared_memory<Float4>(layout.weight_at);
-  const auto to = shared_memory<Bf16>(layout.rows_at);
   const Float4* from[kMostNormRows];
   float sum[kMostNormRows] = {};
   QWEN3_UNROLL
@@ -78,16 +77,25 @@ QWEN3_DEVICE void normalise_rows(const float* x, RowOf row_of, int n_rows, int k
     if (thread % 32 == 0) partial.store(r * kNormWarps + thread / 32, sum[r]);
   }
   cp_async_wait<0>();
-  block_sync();
+  sync();
   QWEN3_UNROLL
   for (int r = 0; r < kMostNormRows; ++r) {
     if (r >= n_rows) continue;
     const float scale = norm_scale(partial + r * kNormWarps, k, eps);
-    const auto row = (to + r * layout.stride).as<Words2>();
     for (int i = thread; i < k / 4; i += kNormThreads) {
-      row.store(i, normalise(load(from[r] + i), scale, weight.load(i)));  // the second time from L1
+      put(r, i, normalise(load(from[r] + i), scale, weight.load(i)));  // the second time from L1
     }
   }
+}
+
+// The same for a whole block, into rows that lie as the layout has them.
+template <class RowOf>
+QWEN3_DEVICE void normalise_rows(const float* x, RowOf row_of, int n_rows, int k, float eps, const NormLayout& layout,
+                                 Shared<float> partial) {
+  const auto to = shared_memory<Bf16>(layout.rows_at);
+  normalise_rows(
+      x, row_of, n_rows, k, eps, shared_memory<Float4>(layout.weight_at), partial, [] { block_sync(); },
+      [&](int r, int i, const Words2& v) { (to + r * layout.stride).as<Words2>().store(i, v); });
 }
 
 }  // namespace qwen3::cuda

@@ -136,12 +136,22 @@ void DeviceExecutable::launch_linear(const Operation& op, DeviceCache& cache) {
     const LinearOperands operands{x, w.data.as<Bf16>(), out};
     const LinearShape shape{range.count, n, k};
     if (range.decode) {
-      linear_stream(stream_, operands, shape, output, fusion_of(op, cache));
+      launch_stream(operands, shape, output, fusion_of(op, cache));
     } else if (hopper_) {
       linear_hopper(stream_, operands, shape, output, multiprocessors_);
     } else {
       linear(stream_, operands, shape, output);
     }
+  }
+}
+
+void DeviceExecutable::launch_stream(const LinearOperands& operands, const LinearShape& shape, Output output,
+                                     const StreamFusion& fusion) {
+  if (hopper_ && stream_on_hopper(shape.n, shape.k)) {
+    linear_stream_hopper(stream_, operands, shape, output,
+                         {multiprocessors_, stream_parts_.as<float>(), stream_arrived_.as<int32_t>()}, fusion);
+  } else {
+    linear_stream(stream_, operands, shape, output, fusion);
   }
 }
 
@@ -166,22 +176,27 @@ void DeviceExecutable::launch_moe(const Operation& op) {
       moe_route(stream_, x, router, shape, ids_.as<int32_t>(), shares_.as<float>());
       moe_sort(stream_, ids_.as<int32_t>(), shape, order_.as<int32_t>(), offsets_.as<int32_t>(), load);
     }
-    const MoeOperands operands{x,
-                               op.gate_up.as<const Bf16*>(),
-                               op.down.as<const Bf16*>(),
-                               order_.as<int32_t>(),
-                               offsets_.as<int32_t>(),
-                               gated_.as<Bf16>(),
-                               products_.as<void>(),
-                               op.gate_up_maps.as<TensorMap>(),
-                               op.down_maps.as<TensorMap>(),
-                               tiles_drawn_.as<int32_t>()};
+    MoeOperands operands{x,
+                         op.gate_up.as<const Bf16*>(),
+                         op.down.as<const Bf16*>(),
+                         order_.as<int32_t>(),
+                         offsets_.as<int32_t>(),
+                         gated_.as<Bf16>(),
+                         products_.as<void>()};
+    operands.drawn = tiles_drawn_.as<int32_t>();
     float* out = f32(o.out) + int64_t{range.begin} * hidden_;
     if (hopper_ && !range.decode) {
+      operands.gate_up_maps = op.gate_up_maps.as<TensorMap>(), operands.down_maps = op.down_maps.as<TensorMap>();
       moe_experts_hopper(stream_, operands, shape, multiprocessors_);
       moe_combine(stream_, products_.as<Bf16>(), shares_.as<float>(), shape, out);
     } else {
-      moe_experts(stream_, operands, shape, range.decode);
+      if (hopper_ && range.decode) {
+        operands.gate_up_maps = op.gate_up_stream_maps.as<TensorMap>();
+        operands.down_maps = op.down_stream_maps.as<TensorMap>();
+        moe_stream_hopper(stream_, operands, shape, multiprocessors_);
+      } else {
+        moe_experts(stream_, operands, shape, range.decode);
+      }
       moe_combine(stream_, products_.as<float>(), shares_.as<float>(), shape, out);
     }
   }
@@ -196,7 +211,7 @@ void DeviceExecutable::launch_logits(const Operation& op, DeviceCache& cache) {
   if (one_class_) {
     linear(stream_, operands, shape, Output::kStoreF32);
   } else {
-    linear_stream(stream_, operands, shape, Output::kStoreF32, fusion_of(op, cache));
+    launch_stream(operands, shape, Output::kStoreF32, fusion_of(op, cache));
   }
 }
 

@@ -39,7 +39,7 @@ std::vector<int32_t> expected_choice(const std::vector<double>& scores, int top_
 }
 
 // The kernels of a phase: streaming for few rows, tiles for many, wgmma for many on sm_90a.
-enum class Path { kStream, kTiles, kHopper };
+enum class Path { kStream, kTiles, kHopper, kStreamHopper };
 
 struct Layer {
   MoeShape shape;
@@ -49,7 +49,7 @@ struct Layer {
   DeviceArray<int32_t> ids, order, offsets, load;
   DeviceArray<float> shares, products, out;
   DeviceArray<Bf16> gated, rounded_products;
-  DeviceArray<TensorMap> gate_up_maps, down_maps;
+  DeviceArray<TensorMap> gate_up_maps, down_maps, gate_up_stream_maps, down_stream_maps;
   DeviceArray<int32_t> drawn;
 
   Layer(Random& random, const MoeShape& s)
@@ -71,6 +71,8 @@ struct Layer {
         rounded_products(size_t(s.n_rows) * s.top_k * s.hidden, "rounded_products"),
         gate_up_maps(size_t(s.n_experts)),
         down_maps(size_t(s.n_experts)),
+        gate_up_stream_maps(size_t(s.n_experts)),
+        down_stream_maps(size_t(s.n_experts)),
         drawn(2) {
     drawn[0] = drawn[1] = 0;
     const float scale = 1 / std::sqrt(static_cast<float>(s.hidden));
@@ -80,6 +82,8 @@ struct Layer {
       down_of[e] = down.data() + size_t(e) * s.ffn * s.hidden;
       gate_up_maps[e] = describe_expert(gate_up_of[e], 2 * s.ffn, s.hidden);
       down_maps[e] = describe_expert(down_of[e], s.hidden, s.ffn);
+      gate_up_stream_maps[e] = describe_streamed_expert(gate_up_of[e], 2 * s.ffn, s.hidden);
+      down_stream_maps[e] = describe_streamed_expert(down_of[e], s.hidden, s.ffn);
       load[e] = 0;
     }
   }
@@ -95,7 +99,12 @@ struct Layer {
       if (combined) moe_combine(nullptr, rounded_products.data(), shares.data(), shape, out.data());
       return;
     }
-    moe_experts(nullptr, o, shape, path == Path::kStream);
+    if (path == Path::kStreamHopper) {
+      o.gate_up_maps = gate_up_stream_maps.data(), o.down_maps = down_stream_maps.data();
+      moe_stream_hopper(nullptr, o, shape, multiprocessors);
+    } else {
+      moe_experts(nullptr, o, shape, path == Path::kStream);
+    }
     if (combined) moe_combine(nullptr, products.data(), shares.data(), shape, out.data());
   }
   std::vector<double> scores(int row) const {
@@ -221,7 +230,7 @@ void check_products(const Layer& layer, const std::vector<float>& before, double
 void test_layer(Random& random, Path path) {
   MoeShape shape{};
   shape.n_rows = static_cast<int>(random.between(1, path == Path::kStream ? 32 : 90));
-  const int widest = path == Path::kHopper ? 20 : 8;  // several stages of 64
+  const int widest = path == Path::kHopper || path == Path::kStreamHopper ? 20 : 8;  // several stages of 64
   shape.hidden = 8 * static_cast<int>(random.between(1, widest));
   shape.ffn = 8 * static_cast<int>(random.between(1, widest - 2));
   shape.n_experts = 8 * static_cast<int>(random.between(1, 5));
@@ -329,7 +338,7 @@ void test_counts(Random& random, Path path, bool whole) {
 }
 
 // Decode: only the chosen experts, every weight byte once.
-void test_stream_counts(Random& random) {
+void test_stream_counts(Random& random, Path path) {
   const MoeShape few{8, 128, 64, 32, 4, true};
   Layer layer(random, few);
   for (int i = 0; i < 32; ++i) layer.ids[i] = i / 4 % 2 * 9 + i % 4 * 5 % 30;
@@ -337,7 +346,7 @@ void test_stream_counts(Random& random) {
   int64_t used = 0;
   for (int e = 0; e < few.n_experts; ++e) used += layer.load[e] > 0;
   emulate::Session::current().launches.clear();
-  layer.run(Path::kStream, false);
+  layer.run(path, false);
   int64_t distinct = 0;
   for (const auto& c : emulate::Session::current().launches) distinct += c.distinct_sectors_read;
   const int64_t weights = used * 3 * few.ffn * few.hidden * 2 / 32;
@@ -371,7 +380,7 @@ int main(int argc, char** argv) {
     for (int i = 0; i < repeats; ++i) {
       test_layer(random, Path::kStream);
       test_layer(random, Path::kTiles);
-      if (has_hopper()) test_layer(random, Path::kHopper);
+      if (has_hopper()) test_layer(random, Path::kHopper), test_layer(random, Path::kStreamHopper);
       test_router(random);
     }
     if (stream == 1) test_long_sort(random);
@@ -380,7 +389,8 @@ int main(int argc, char** argv) {
   Random random(seed(), 1000);
   without_faults([&] { test_counts(random, Path::kTiles, whole); });
   without_faults([&] { test_counts(random, Path::kHopper, whole); });
-  without_faults([&] { test_stream_counts(random); });
+  without_faults([&] { test_stream_counts(random, Path::kStream); });
+  without_faults([&] { test_stream_counts(random, Path::kStreamHopper); });
   without_faults([&] { test_router_counts(random); });
   return run.finish();
 }

@@ -115,10 +115,24 @@ void test_rms_norm(Random& random) {
 
 // --- linear ---
 
-enum class Path { kTiles, kStream, kHopper };
+enum class Path { kTiles, kStream, kHopper, kStreamHopper };
+
+// linear_stream of either form.
+void run_stream(Path path, const LinearOperands& operands, const LinearShape& shape, Output output,
+                int multiprocessors) {
+  if (path == Path::kStream) {
+    linear_stream(nullptr, operands, shape, output);
+    return;
+  }
+  DeviceArray<float> parts(static_cast<size_t>(stream_part_elements(multiprocessors, shape.n_rows)), "parts");
+  DeviceArray<int32_t> arrived(static_cast<size_t>(stream_counters(shape.n_rows, shape.n)), "arrived");
+  for (int32_t& a : arrived) a = 0;
+  linear_stream_hopper(nullptr, operands, shape, output, {multiprocessors, parts.data(), arrived.data()});
+  for (const int32_t a : arrived) CHECK(a == 0);
+}
 
 void test_linear(Random& random, Path path, Output output) {
-  const bool streaming = path == Path::kStream, hopper = path == Path::kHopper;
+  const bool streaming = path == Path::kStream || path == Path::kStreamHopper, hopper = path == Path::kHopper;
   const int rows = static_cast<int>(random.between(1, streaming ? 70 : 200));
   const int n = (output == Output::kSiluMul ? 16 : 8) * static_cast<int>(random.between(1, hopper ? 40 : 20));
   const int k = 8 * static_cast<int>(random.between(1, 40));
@@ -140,7 +154,7 @@ void test_linear(Random& random, Path path, Output output) {
   if (hopper) {
     linear_hopper(nullptr, operands, {rows, n, k}, output, static_cast<int>(random.between(1, 4)));
   } else if (streaming) {
-    linear_stream(nullptr, operands, {rows, n, k}, output);
+    run_stream(path, operands, {rows, n, k}, output, static_cast<int>(random.between(1, 12)));
   } else {
     linear(nullptr, operands, {rows, n, k}, output);
   }
@@ -240,22 +254,27 @@ void test_bands(Random& random, Path path) {
   check_error(got, want, 2e-6, "bands");
 }
 
-// Every weight byte once, in full sectors, for 1 to 16 rows; and a row's bits do not depend on the other rows.
-void test_stream_counts(Random& random) {
-  const int n = 48, k = 512;
-  const Bf16Matrix w(random, n, k), x(random, 64, k);
-  DeviceArray<float> alone(n), together(static_cast<size_t>(64) * n);
-  linear_stream(nullptr, {x.data.data() + 2 * k, w.data.data(), alone.data()}, {1, n, k}, Output::kStoreF32);
-  for (const int rows : {3, 6, 13, 16, 27, 64}) {
-    linear_stream(nullptr, {x.data.data(), w.data.data(), together.data()}, {rows, n, k}, Output::kStoreF32);
+// Every weight byte once, in full sectors, for 1 to 64 rows; and a row's bits do not depend on the other rows.
+void test_stream_counts(Random& random, Path path) {
+  const bool hopper = path == Path::kStreamHopper;
+  const int n = hopper ? 304 : 48, k = 512, blocks = 5;
+  const Bf16Matrix w(random, n, k), x(random, 70, k);
+  DeviceArray<float> alone(n), together(static_cast<size_t>(70) * n);
+  run_stream(path, {x.data.data() + 2 * k, w.data.data(), alone.data()}, {1, n, k}, Output::kStoreF32, blocks);
+  for (const int rows : {3, 6, 13, 16, 27, 64, 70}) {
+    run_stream(path, {x.data.data(), w.data.data(), together.data()}, {rows, n, k}, Output::kStoreF32, blocks);
     for (int i = 0; i < n; ++i) CHECK(together[static_cast<size_t>(2) * n + i] == alone[i]);
-    if (!kCounted) continue;
+    if (!kCounted || rows > 64) continue;
     const auto& c = last();
     const int64_t weight_sectors = int64_t{n} * k * 2 / 32, x_sectors = int64_t{rows} * k * 2 / 32;
+    CHECK(c.bank_conflicts == 0);
+    if (hopper) {
+      CHECK(c.tma_read_sectors == weight_sectors);  // each once
+      continue;
+    }
     CHECK(c.distinct_sectors_read == weight_sectors + x_sectors);
     // x is read by each block of 16 weight rows (8 where columns and rows are few); the weight once.
     CHECK(c.global_read_sectors == weight_sectors + x_sectors * (n / (rows <= 4 ? 8 : 16)));
-    CHECK(c.bank_conflicts == 0);
   }
 }
 
@@ -268,12 +287,13 @@ int main(int argc, char** argv) {
     Random random(seed(), stream++);
     test_begin_step(random);
     test_rms_norm(random);
-    for (const Path path : {Path::kTiles, Path::kStream, Path::kHopper}) {
-      if (path == Path::kHopper && !has_hopper()) continue;
+    for (const Path path : {Path::kTiles, Path::kStream, Path::kHopper, Path::kStreamHopper}) {
+      if ((path == Path::kHopper || path == Path::kStreamHopper) && !has_hopper()) continue;
       for (const Output output : {Output::kStoreF32, Output::kAddF32, Output::kSiluMul})
         test_linear(random, path, output);
     }
-    test_stream_counts(random);
+    test_stream_counts(random, Path::kStream);
+    if (has_hopper()) test_stream_counts(random, Path::kStreamHopper);
     if (kCounted) test_hopper_counts(random);
     if (has_hopper()) test_hopper_widths(random);
   });

@@ -34,8 +34,30 @@ void check_same(const DeviceArray<T>& got, const DeviceArray<T>& want, const std
   CHECK_MSG(std::memcmp(got.data(), want.data(), got.size() * sizeof(T)) == 0, what);
 }
 
+enum class Form { kMma, kHopper };
+
+// linear_stream of either form, on a few multiprocessors.
+struct Streamer {
+  Form form;
+  int multiprocessors;
+  Streamer(Random& random, Form f) : form(f), multiprocessors(static_cast<int>(random.between(1, 9))) {}
+  void operator()(const LinearOperands& operands, const LinearShape& shape, Output output,
+                  const StreamFusion& fusion = {}) const {
+    if (form == Form::kMma) {
+      linear_stream(nullptr, operands, shape, output, fusion);
+      return;
+    }
+    DeviceArray<float> parts(static_cast<size_t>(stream_part_elements(multiprocessors, shape.n_rows)), "parts");
+    DeviceArray<int32_t> arrived(static_cast<size_t>(stream_counters(shape.n_rows, shape.n)), "counters");
+    for (int32_t& a : arrived) a = 0;
+    linear_stream_hopper(nullptr, operands, shape, output, {multiprocessors, parts.data(), arrived.data()}, fusion);
+    for (const int32_t a : arrived) CHECK(a == 0);
+  }
+};
+
 // Rows of the residual stream and a weight, both ways.
-void test_norm(Random& random, Output output) {
+void test_norm(Random& random, Form form, Output output) {
+  const Streamer run(random, form);
   const bool even = random.between(0, 1);  // whole warps normalise, as in every model
   const int rows = static_cast<int>(random.between(1, 4)),
             k = even ? 128 * static_cast<int>(random.between(1, 10)) : 8 * static_cast<int>(random.between(1, 160));
@@ -56,8 +78,7 @@ void test_norm(Random& random, Output output) {
   const LinearShape shape{rows, n, k};
   StreamFusion fusion;
   fusion.residual = residual.data(), fusion.norm_weight = norm.data(), fusion.norm_eps = kEps;
-  linear_stream(nullptr, {nullptr, weight.data(), got.data(), gathered ? gather.data() : nullptr}, shape, output,
-                fusion);
+  run({nullptr, weight.data(), got.data(), gathered ? gather.data() : nullptr}, shape, output, fusion);
   if (kCounted) {
     std::string lines;
     for (const auto& [line, n_conflicts] : last().conflicts_by_line)
@@ -66,8 +87,7 @@ void test_norm(Random& random, Output output) {
     CHECK(last().overlaps_previous);
   }
   rms_norm(nullptr, residual.data(), nullptr, norm.data(), source_rows, k, kEps, normed.data());
-  linear_stream(nullptr, {normed.data(), weight.data(), want.data(), gathered ? gather.data() : nullptr}, shape,
-                output);
+  run({normed.data(), weight.data(), want.data(), gathered ? gather.data() : nullptr}, shape, output);
   check_same(got, want, "a product that normalises its rows");
   if (output == Output::kSiluMul) return;
   std::vector<double> values, expected;
@@ -88,7 +108,8 @@ void test_norm(Random& random, Output output) {
 }
 
 // QKV: its last blocks finish the heads.
-void test_heads(Random& random) {
+void test_heads(Random& random, Form form) {
+  const Streamer run(random, form);
   constexpr int kDims[] = {32, 64, 128};
   const int kv_heads = static_cast<int>(random.between(1, 2)), d = kDims[random.between(0, 2)];
   const HeadShape heads{kv_heads * static_cast<int>(random.between(1, 3)), kv_heads, d};
@@ -120,10 +141,9 @@ void test_heads(Random& random) {
   StreamFusion fusion;
   if (with_norm) fusion.residual = residual.data(), fusion.norm_weight = norm.data(), fusion.norm_eps = kEps;
   fusion.finishes_heads = true, fusion.heads = operands(qkv, q, keys, values), fusion.arrived = arrived.data();
-  linear_stream(nullptr, {with_norm ? nullptr : normed.data(), weight.data(), qkv.data()}, {rows, n, k},
-                Output::kStoreF32, fusion);
+  run({with_norm ? nullptr : normed.data(), weight.data(), qkv.data()}, {rows, n, k}, Output::kStoreF32, fusion);
   if (kCounted) CHECK_MSG(k % 128 != 0 || last().bank_conflicts == 0, "conflicts");
-  linear_stream(nullptr, {normed.data(), weight.data(), qkv_apart.data()}, {rows, n, k}, Output::kStoreF32);
+  run({normed.data(), weight.data(), qkv_apart.data()}, {rows, n, k}, Output::kStoreF32);
   qk_norm_rope_append(nullptr, operands(qkv_apart, q_apart, keys_apart, values_apart), rows);
   check_same(qkv, qkv_apart, "qkv");
   check_same(q, q_apart, "q");
@@ -135,7 +155,8 @@ void test_heads(Random& random) {
 // A row alone, among 4 (which normalise for themselves) and among 5 and 13 (which have it done): the same bits. And
 // what one launch reads: the weight once, and by every block of 16 of its rows, the residual rows twice (the second
 // time they are in L1) and the norm's weight once.
-void test_counts(Random& random) {
+void test_counts(Random& random, Form form) {
+  const Streamer run(random, form);
   const int n = 64, k = 512;
   const Filled<float> residual(random, size_t{16} * k), norm(random, static_cast<size_t>(k));
   const Filled<Bf16> weight(random, static_cast<size_t>(n) * k);
@@ -145,12 +166,12 @@ void test_counts(Random& random) {
   fusion.norm_weight = norm.data(), fusion.norm_eps = kEps;
   DeviceArray<float> alone(static_cast<size_t>(n)), together(static_cast<size_t>(n) * 16);
   fusion.residual = residual.data() + 3 * k;
-  linear_stream(nullptr, {nullptr, weight.data(), alone.data()}, {1, n, k}, Output::kStoreF32, fusion);
+  run({nullptr, weight.data(), alone.data()}, {1, n, k}, Output::kStoreF32, fusion);
   for (const int rows : {4, 5, 13}) {
     fusion.residual = rows == 4 ? residual.data() : nullptr;
-    linear_stream(nullptr, {normed.data(), weight.data(), together.data()}, {rows, n, k}, Output::kStoreF32, fusion);
+    run({normed.data(), weight.data(), together.data()}, {rows, n, k}, Output::kStoreF32, fusion);
     for (int i = 0; i < n; ++i) CHECK(together[static_cast<size_t>(3) * n + i] == alone[i]);
-    if (!kCounted || rows != 4) continue;
+    if (!kCounted || rows != 4 || form == Form::kHopper) continue;
     const int64_t weights = int64_t{n} * k * 2 / 32, x = int64_t{rows} * k * 4 / 32, g = int64_t{k} * 4 / 32;
     CHECK(last().distinct_sectors_read == weights + x + g);
     CHECK(last().global_read_sectors == weights + (2 * x + g) * (n / 16));
@@ -164,9 +185,13 @@ int main(int argc, char** argv) {
   uint64_t stream = 0;
   on_every_schedule([&] {
     Random random(seed(), stream++);
-    for (const Output output : {Output::kStoreF32, Output::kAddF32, Output::kSiluMul}) test_norm(random, output);
-    for (int i = 0; i < 3; ++i) test_heads(random);
-    test_counts(random);
+    for (const Form form : {Form::kMma, Form::kHopper}) {
+      if (form == Form::kHopper && !has_hopper()) continue;
+      for (const Output output : {Output::kStoreF32, Output::kAddF32, Output::kSiluMul})
+        test_norm(random, form, output);
+      for (int i = 0; i < 3; ++i) test_heads(random, form);
+      test_counts(random, form);
+    }
   });
   return run.finish();
 }

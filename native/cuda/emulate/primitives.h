@@ -78,15 +78,23 @@ void store(T* p, std::type_identity_t<T> value, Where where = Where::current()) 
   std::memcpy(p, &value, sizeof(T));
 }
 // Read and written. Two additions to one element are a race: their order would decide the sum.
-inline void reduce_add(Float4* p, Float4 value, Where where = Where::current()) {
+template <class T>
+void count_reduction(T* p, const Where& where) {
   auto& block = emulate::Block::current();
-  block.global_write(p, sizeof(Float4), alignof(Float4), where);
+  block.global_write(p, sizeof(T), alignof(T), where);
   const int thread = block.self().index;
   for (const bool write : {false, true}) {
     block.grouper().global_access(thread / 32, thread % 32, static_cast<int>(where.line()),
-                                  reinterpret_cast<uintptr_t>(p), sizeof(Float4), write);
+                                  reinterpret_cast<uintptr_t>(p), sizeof(T), write);
   }
+}
+inline void reduce_add(Float4* p, Float4 value, Where where = Where::current()) {
+  count_reduction(p, where);
   p->x += value.x, p->y += value.y, p->z += value.z, p->w += value.w;
+}
+inline void reduce_add(Float2* p, Float2 value, Where where = Where::current()) {
+  count_reduction(p, where);
+  p->x += value.x, p->y += value.y;
 }
 inline int32_t atomic_add(int32_t* p, int32_t value, Where where = Where::current()) {
   emulate::Block::current().global_atomic(p, 4, where);

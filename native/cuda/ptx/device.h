@@ -78,6 +78,13 @@ QWEN3_DEVICE void reduce_add(Float4* p, Float4 value) {
   __trap();
 #endif
 }
+QWEN3_DEVICE void reduce_add(Float2* p, Float2 value) {
+#if QWEN3_SM90
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(p), "f"(value.x), "f"(value.y) : "memory");
+#else
+  __trap();
+#endif
+}
 QWEN3_DEVICE int32_t atomic_add(int32_t* p, int32_t value) {
   return atomicAdd(p, value);
 }

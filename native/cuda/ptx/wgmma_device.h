@@ -6,6 +6,42 @@ namespace qwen3::cuda {
 namespace wgmma_detail {
 
 template <int kTransposeA, int kTransposeB>
+QWEN3_DEVICE void from_shared(float (&d)[4], uint64_t a, uint64_t b, int accumulate) {
+#if QWEN3_HOPPER
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %6, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3}, "
+      "%4, %5, p, 1, 1, %7, %8;\n"
+      "}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "l"(a), "l"(b), "r"(accumulate), "n"(kTransposeA), "n"(kTransposeB));
+#else
+  __trap();
+#endif
+}
+
+template <int kTransposeA, int kTransposeB>
+QWEN3_DEVICE void from_shared(float (&d)[8], uint64_t a, uint64_t b, int accumulate) {
+#if QWEN3_HOPPER
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %10, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7}, "
+      "%8, %9, p, 1, 1, %11, %12;\n"
+      "}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+      : "l"(a), "l"(b), "r"(accumulate), "n"(kTransposeA), "n"(kTransposeB));
+#else
+  __trap();
+#endif
+}
+
+template <int kTransposeA, int kTransposeB>
 QWEN3_DEVICE void from_shared(float (&d)[16], uint64_t a, uint64_t b, int accumulate) {
 #if QWEN3_HOPPER
   asm volatile(
