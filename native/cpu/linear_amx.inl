@@ -13,13 +13,17 @@
 // the first-level cache (16 kB) while rows pass over it, their sums waiting in the second level from slice to slice: a
 // tile is loaded in 9 cycles from the first level and in 21 from the second. The last 1 to 15 steps of a weight are
 // copied and filled up with zeros.
+//
+// Up to 16 rows wait for memory. Their weights are asked for a page and a half ahead, because the processor's own
+// prefetching stops at the end of a page: 4 % faster steps of one sequence (three alternating runs).
+constexpr int64_t kBf16Ahead = 6144;
 constexpr int64_t kAmxSteps = 16;    // of a tile
 constexpr int kAmxHeight = 16;       // rows of a tile
 constexpr int64_t kBf16Slice = 8;    // steps of tiles
 constexpr int64_t kBf16Blocks = 16;  // of 32 rows, that pass over a slice
 
-// The lines of the output that a block of rows will write, asked for two at a time: they are in no near cache by then,
-// and asking for all at once would leave no room for other loads.
+// The lines of the output that a block of rows will write, asked for a few at a time: they are in no near cache by
+// then, and asking for all at once would leave no room for other loads.
 struct OutputLines {
   const char* line;
   int64_t stride, wide;  // bytes from row to row; whether a row has two lines here
@@ -89,6 +93,7 @@ void linear_bf16_amx(const LinearArgs* args, int64_t row_begin, int64_t row_end,
   if (row_begin >= row_end) return;
   int shaped = static_cast<int>(row_end - row_begin < kRows ? row_end - row_begin : kRows);
   TileScope tiles(bf16_shapes(shaped));
+  const bool few = row_end - row_begin <= kAmxHeight;
   const int64_t whole = args->steps / kAmxSteps, rest = args->steps % kAmxSteps, x_bytes = args->x_stride * 2;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     const char* w = static_cast<const char*>(args->weight) + panel * args->steps * kPanel * 4;
@@ -108,6 +113,11 @@ void linear_bf16_amx(const LinearArgs* args, int64_t row_begin, int64_t row_end,
           for (int64_t s = slice; s < end; ++s) {
             bf16_tile_step(x + s * 64, x_bytes, w + s * kStepBytes, kPanel * 4, second);
             for (int i = 0; i < 4; ++i) lines.ask();
+            if (few) {
+              const char* ahead = w + s * kStepBytes + kBf16Ahead;
+#pragma GCC unroll 32
+              for (int64_t at = 0; at < kStepBytes; at += 64) __builtin_prefetch(ahead + at, 0, 3);
+            }
           }
           if (end == whole && rest) {
             for (int r = 0; r < rows; ++r) {
