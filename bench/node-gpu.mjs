@@ -4,8 +4,8 @@
 //   node bench/node-gpu.mjs [--models random:qwen3-0.6b,random:qwen3-8b] [--streams 1,8,64] [--tokens 128] [--seconds 60]
 //
 // For nano and nano-moe: whether greedy text on 'cuda' is that of 'cpu', and a problem answered at three budgets. For each of
-// --models: time to load, tokens per second of so many streams at once (median of three rounds after one to warm up), and the
-// processor time of JavaScript's thread for a token. No model begins after --seconds.
+// --models: time to load, tokens per second of so many streams at once (median of three rounds after one to warm up). No model
+// begins after --seconds.
 import { parseArgs } from 'node:util'
 import { Qwen3 } from '../dist/lib/index.mjs'
 
@@ -41,27 +41,19 @@ async function speed(name) {
   const loading = performance.now()
   const streams = flags.streams.split(',').map(Number)
   const model = await Qwen3.load(name, { device: 'cuda', contextLength: 2048, maxSequences: Math.max(...streams) })
-  const result = { loadSeconds: (performance.now() - loading) / 1000, tokensPerSecond: {}, javascriptMicroseconds: {} }
+  const result = { loadSeconds: (performance.now() - loading) / 1000, tokensPerSecond: {} }
   for (const n of streams) {
     const rates = []
     for (let round = 0; round < 4; round++) {
       const read = (seed) => model.generate(problem, { maxTokens: tokens, ignoreEos: true, seed }).result()
       const begin = performance.now()
-      const cpu = threadMicroseconds()
       await Promise.all(Array.from({ length: n }, (_, i) => read(round * n + i)))
       rates.push((n * tokens) / ((performance.now() - begin) / 1000))
-      result.javascriptMicroseconds[n] = (threadMicroseconds() - cpu) / (n * tokens)
     }
     result.tokensPerSecond[n] = rates.slice(1).sort((a, b) => a - b)[1]
   }
   await model.close()
   return result
-}
-
-/** Of this thread where Node can tell (22.19), else of the process. */
-function threadMicroseconds() {
-  const { user, system } = (process.threadCpuUsage ?? process.cpuUsage)()
-  return user + system
 }
 
 const report = { node: process.version, embedded: {}, models: {} }
