@@ -25,7 +25,7 @@ describe('check-ptxas', () => {
     expect(problems(entry('decode_kernel', 'sm_80', 0, 0))).toEqual([])
     expect(problems(entry('decode_kernel', 'sm_80', 16, 4))[0]).toContain('spills 8 bytes')
     expect(problems(entry('decode_kernel', 'sm_80', 16, 0))[0]).toContain('stack frame of 16 bytes')
-    expect(problems(entry('rope_rows_kernel', 'sm_80', 40, 0))).toEqual([])
+    expect(problems(entry('begin_step_kernel', 'sm_80', 40, 0))).toEqual([])
     expect(problems(entry('decode_kernel', 'sm_80', 0, 0).split('    0 bytes stack')[0]!)[0]).toContain('nothing')
     const missing = judge(readLog(entry('decode_kernel', 'sm_80', 0, 0)), ['sm_80', 'sm_90a']) as string[]
     expect(missing).toContain('no kernel named decode_kernel was compiled for sm_90a')
