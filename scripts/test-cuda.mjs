@@ -48,15 +48,19 @@ failed += missed
 installPackages()
 buildNative({ quiet: true })
 const files = ['test/cuda-addon.test.ts', 'test/cuda-forced.test.ts', 'test/gpu-bench.test.ts']
-const addon = spawnSync(process.execPath, [join(root, 'node_modules/vitest/vitest.mjs'), 'run', '--maxWorkers=3', ...files], {
-  cwd: root,
-  stdio: 'inherit',
-  env: {
-    ...process.env,
-    QWEN3_CUDA_LIBRARY: join(folder, 'libqwen3_cuda_emulated.so'),
-    QWEN3_GPU_BENCH: join(folder, 'gpu_bench_emulated'),
+const addon = spawnSync(
+  process.execPath,
+  [join(root, 'node_modules/vitest/vitest.mjs'), 'run', '--maxWorkers=3', ...files],
+  {
+    cwd: root,
+    stdio: 'inherit',
+    env: {
+      ...process.env,
+      QWEN3_CUDA_LIBRARY: join(folder, 'libqwen3_cuda_emulated.so'),
+      QWEN3_GPU_BENCH: join(folder, 'gpu_bench_emulated'),
+    },
   },
-})
+)
 if (addon.status === 0) passed++
 else failed++
 console.log(`${passed} passed, ${failed} failed`)

@@ -8,7 +8,7 @@ const PROMPT = '12 + 30 - 7 = 35. Which number comes next: 2, 4, 8, 16?'
 describe.skipIf(!process.env.QWEN3_CUDA_LIBRARY?.includes('emulated'))('CUDA on the emulation', () => {
   test.each(['nano', 'nano-moe'])(
     '%s: the tokens, experts and probabilities of the CPU',
-    { timeout: 120_000 },
+    { timeout: 300_000 },
     async (name) => {
       const cpu = await Qwen3.load(name, { device: 'cpu', weights: 'bf16', contextLength: 256 })
       const cuda = await Qwen3.load(name, { device: 'cuda', weights: 'bf16', contextLength: 256 })
@@ -38,7 +38,7 @@ describe.skipIf(!process.env.QWEN3_CUDA_LIBRARY?.includes('emulated'))('CUDA on 
   )
 
   test('tokens drawn on the device are those of the sampler on the host, in both grades', {
-    timeout: 120_000,
+    timeout: 300_000,
   }, async () => {
     for (const batchInvariance of ['batch', 'full'] as const) {
       const model = await Qwen3.load('nano', { device: 'cuda', contextLength: 128, maxSequences: 4, batchInvariance })
@@ -63,7 +63,7 @@ describe.skipIf(!process.env.QWEN3_CUDA_LIBRARY?.includes('emulated'))('CUDA on 
   })
 
   test("'auto' is the GPU, but the CPU where a format, a forced ISA level or a lack of memory asks for it", {
-    timeout: 60_000,
+    timeout: 300_000,
   }, async () => {
     const deviceOf = async (options: LoadOptions) => {
       const model = await Qwen3.load('nano', { contextLength: 128, ...options })
