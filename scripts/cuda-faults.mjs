@@ -320,13 +320,13 @@ const faults = [
   ],
 ]
 
-/** Plants `all` faults, or a third of them. Resolves to [caught, missed]. */
+/** Plants `all` faults, or half of them. Resolves to [caught, missed]. */
 export async function plantFaults(build, all) {
   const folder = mkdtempSync(join(tmpdir(), 'qwen3-cuda-faults-'))
   const counts = [0, 0]
-  // A third of them by lot: each takes seconds to compile, and over a few runs all have their turn.
+  // Half of them by lot: each takes seconds to compile, and over a few runs all have their turn.
   const lots = [...faults.entries()].map((fault) => ({ fault, lot: Math.random() }))
-  const drawn = all ? lots : lots.toSorted((a, b) => a.lot - b.lot).slice(0, Math.ceil(lots.length / 3))
+  const drawn = all ? lots : lots.toSorted((a, b) => a.lot - b.lot).slice(0, Math.ceil(lots.length / 2))
   const waiting = drawn.map(({ fault }) => fault)
   // Two at a time: compiling and running one fault is single threaded.
   const work = async () => {

@@ -1,7 +1,7 @@
 // `npm run test:cuda`: the CUDA kernels without a GPU. Everything, gpu_check and gpu_bench too, compiles for sm_80 and sm_90a (where
 // nvcc is there; warnings are errors, and so are spills and stack frames), every kernel and whole tiny models run on the host
 // emulation, faults planted in the kernels are found, models run through the addon on the emulated device, and gpu_bench at tiny
-// shapes. `--no-nvcc` leaves the compiling out; `--long` plants every fault, not a third of them by lot.
+// shapes. `--no-nvcc` leaves the compiling out; `--long` plants every fault, not half of them by lot.
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { checkPtxas } from './check-ptxas.mjs'
