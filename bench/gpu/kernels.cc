@@ -131,7 +131,9 @@ class AttentionBench {
     for (int s = 0; s < sequences; ++s) {
       step.push_back({s * rows_, rows_, keys - rows_, {table.data() + s * blocks, static_cast<size_t>(blocks)}, 0});
     }
-    const AttentionSchedule schedule = schedule_attention(step, heads, false);
+    AttentionSchedule schedule = schedule_attention(step, heads, false);
+    share_prefill(heads, b_.device.multiprocessors, schedule);
+    tasks_ = upload(schedule.tasks);
     device_sequences_ = upload(schedule.sequences), table_ = upload(schedule.block_table);
     tiles_ = upload(decode ? schedule.decode : schedule.prefill);
     n_tiles_ = static_cast<int>(decode ? schedule.decode.size() : schedule.prefill.size());
@@ -167,8 +169,12 @@ class AttentionBench {
   void call(int i) const {
     Bf16* keys = cache_.as<Bf16>() + static_cast<size_t>(i % n_caches_) * 2 * pool_elements_;
     const KvLayer cache{keys, keys + pool_elements_};
-    const AttentionWork work{device_sequences_.as<AttentionSequence>(), table_.as<int32_t>(),
-                             tiles_.as<AttentionTile>(), n_tiles_};
+    const AttentionWork work{device_sequences_.as<AttentionSequence>(),
+                             table_.as<int32_t>(),
+                             tiles_.as<AttentionTile>(),
+                             n_tiles_,
+                             nullptr,
+                             tasks_.as<int32_t>()};
     const Bf16* q = b_.random(i, q_bytes());
     if (decode_) {
       attention_decode(b_.stream, q, cache, work, heads_, partials_.as<float>(), arrived_.as<int32_t>(),
@@ -188,7 +194,7 @@ class AttentionBench {
   int64_t n_blocks_ = 0;
   size_t pool_elements_ = 0;
   int n_caches_ = 1, n_tiles_ = 0;
-  DeviceBuffer device_sequences_, table_, tiles_, partials_, arrived_, cache_, out_;
+  DeviceBuffer device_sequences_, table_, tiles_, tasks_, partials_, arrived_, cache_, out_;
 };
 
 void add_attention(std::vector<Case>& cases, bool tiny) {

@@ -7,9 +7,9 @@
 // turns at issuing, so that one's softmax runs under the other's products (section 3.1). A thread holds 64 scores, 64
 // outputs, 32 words of weights and 32 of Q.
 //
-// Blocks are persistent. The producer runs ahead into the next task (a tile of one KV head), whose first scores are
-// issued with the last product of the task before: a block of its own per task spent 5 us of its time on beginning and
-// ending. Long prompts run into the H200's power limit, so what saves energy saves time: Q is read from registers, not
+// Blocks are persistent; the host has dealt them their tasks, each a tile of one KV head (share_prefill). The producer
+// runs ahead into the next one, whose first scores are issued with the last product of the task before: a block of its
+// own per task spent 5 us of its time on beginning and ending. Long prompts run into the H200's power limit, so what saves energy saves time: Q is read from registers, not
 // from shared memory again with each tile of keys.
 
 #include "cuda/attention.h"
@@ -114,30 +114,25 @@ struct Producer {
   }
 };
 
-// The tasks of a block, from the longest to the shortest: blocks take them forwards and backwards in turn, so that each
-// has as much to do as the others.
-QWEN3_DEVICE int task_of(int round) {
-  const int blocks = grid_dim().x, block = block_index().x;
-  return round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
-}
-
 QWEN3_DEVICE void produce(const Maps& maps, const AttentionWork& work, const HeadShape& heads, int64_t cache_rows) {
   const Barriers barriers;
   Producer producer{maps, work, heads, cache_rows};
-  const int n_tasks = work.n_tiles * heads.n_kv_heads;
-  int task = task_of(0);
+  const int end = load(work.tasks + block_index().x + 1);
+  int at = load(work.tasks + block_index().x);
+  // The next task is on its way while this one is filled.
+  int task = load(work.tasks + at);
   AttentionTile tile = load(work.tiles + task / heads.n_kv_heads);
   for (int round = 0;; ++round) {
-    const int slot = round % kStages, next = task_of(round + 1);
-    const AttentionSequence sequence = load(work.sequences + tile.sequence);
+    const int slot = round % kStages;
     mbarrier_wait(barriers.q_empty(slot), (round / kStages & 1) ^ 1);
-    if (task >= n_tasks) {
+    if (at == end) {
       Task{}.leave(slot);
       mbarrier_arrive(barriers.q_full(slot));
       return;
     }
-    // The next tile is on its way while this one is filled.
-    const AttentionTile next_tile = next < n_tasks ? load(work.tiles + next / heads.n_kv_heads) : tile;
+    const AttentionSequence sequence = load(work.sequences + tile.sequence);
+    const int next = ++at < end ? load(work.tasks + at) : task;
+    const AttentionTile next_tile = load(work.tiles + next / heads.n_kv_heads);
     producer.fill(tile, sequence, task % heads.n_kv_heads, slot);
     tile = next_tile, task = next;
   }
@@ -300,8 +295,8 @@ QWEN3_DEVICE void write_rows(Consumer& c, int consumer, int slot, const float (&
     store(reinterpret_cast<Words4*>(to), at(row, chunk).template as<Words4>().load());
   }
   fence_proxy_async();  // the next Q comes by TMA
-  warp_sync();
-  if (lane == 0) mbarrier_arrive(Barriers().q_empty(slot));
+  // By every lane for what it has read itself: once per task that costs nothing, and nobody has to vouch for others.
+  mbarrier_arrive(Barriers().q_empty(slot));
 }
 
 // A task's first tile meets the outputs of the last task's last one, whose rows are written then.
@@ -410,7 +405,7 @@ prefill_hopper_kernel(QWEN3_GRID_CONSTANT const Maps maps, AttentionWork work, H
   if (thread_index().x == 0) {
     tma_prefetch(maps.q), tma_prefetch(maps.keys), tma_prefetch(maps.values);
     for (int s = 0; s < kStages; ++s) {
-      mbarrier_init(barriers.q_full(s), 1), mbarrier_init(barriers.q_empty(s), 8);
+      mbarrier_init(barriers.q_full(s), 1), mbarrier_init(barriers.q_empty(s), 256);
       mbarrier_init(barriers.k_full(s), 1), mbarrier_init(barriers.v_full(s), 1);
       mbarrier_init(barriers.k_empty(s), 8), mbarrier_init(barriers.v_empty(s), 8);
     }

@@ -54,7 +54,8 @@ DeviceExecutable::DeviceExecutable(Stream loading, const DeviceDescription& devi
       described_(p.buffers, p.buffers + p.n_buffers),
       weights_(std::move(weights)),
       // About eight blocks of two warps are on a multiprocessor at a time.
-      tables_(heads_, one_class, (8 * multiprocessors_ + p.n_kv_heads - 1) / p.n_kv_heads) {
+      tables_(heads_, one_class, (8 * multiprocessors_ + p.n_kv_heads - 1) / p.n_kv_heads,
+              hopper_ && prefill_on_hopper(heads_) ? multiprocessors_ : 0) {
   check_supported(p);
   for (const qwen3_cuda_buffer& b : described_) {
     buffers_.emplace_back(

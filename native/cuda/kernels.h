@@ -141,6 +141,8 @@ struct AttentionWork {
   // For launches whose shape must not depend on the step (attention_decode in a graph): how many tiles there are, in
   // device memory; n_tiles blocks then share them.
   const int32_t* count = nullptr;
+  // Of attention_prefill_hopper: which block takes which (share_prefill), in device memory.
+  const int32_t* tasks = nullptr;
 };
 // Tokens of a prefill tile: its 128 rows are (token, q head of the group), so that K and V are read once per group.
 int prefill_tile_tokens(const HeadShape& heads);
@@ -148,7 +150,7 @@ int prefill_tile_tokens(const HeadShape& heads);
 void attention_prefill(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
                        const HeadShape& heads, Bf16* out);
 // The same on sm_90a, by TMA and wgmma, for head_dim 128 and groups that divide 128. n_blocks: of the cache; n_rows: of
-// q.
+// q. work.tasks deals the tiles to `multiprocessors` blocks.
 bool prefill_on_hopper(const HeadShape& heads);
 void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache, int64_t n_blocks,
                               const AttentionWork& work, const HeadShape& heads, int n_rows, int multiprocessors,

@@ -80,6 +80,7 @@ class Deck {
 // Hands tiles from the thread that draws them to the warps that work on them, two at a time.
 class Hand {
  public:
+  // readers: threads. Each lets go of what it has read itself, which once per tile costs nothing.
   QWEN3_DEVICE static void init(int readers) {
     for (int s = 0; s < 2; ++s) mbarrier_init(full(s), 1), mbarrier_init(empty(s), readers);
   }
@@ -92,8 +93,7 @@ class Hand {
   QWEN3_DEVICE Tile take() {
     mbarrier_wait(full(slot_), parity_);
     const Tile tile = tiles().load(slot_);
-    warp_sync();
-    if (thread_index().x % 32 == 0) mbarrier_arrive(empty(slot_));
+    mbarrier_arrive(empty(slot_));
     next();
     return tile;
   }
@@ -254,7 +254,7 @@ template <bool kGateUp>
 QWEN3_KERNEL(kThreads)
 moe_hopper_kernel(QWEN3_GRID_CONSTANT const Product p) {
   if (thread_index().x == 0) {
-    Hand::init(kGateUp ? kThreads / 32 : kThreads / 32 - kProducers / 32);
+    Hand::init(kGateUp ? kThreads : kThreads - kProducers);
     R::init(kGateUp ? kProducers + 1 : 1);
   }
   grid_dependency_wait();

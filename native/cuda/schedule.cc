@@ -21,6 +21,20 @@ void add_prefill(AttentionSchedule& schedule, int32_t sequence, const StepSequen
   }
 }
 
+// Tiles of 128 keys that pass through a block, and its beginning and end.
+int32_t cost_of(const AttentionTile& tile) {
+  return 2 * ((tile.key_end + 127) / 128) + 1;
+}
+
+// KV heads of a sequence that run side by side. Blocks that work on the same head read the same K and V at about the
+// same time; what all of them read within one tile should lie in a part of the L2 (50 MB on a Hopper, either half of
+// which holds what its multiprocessors read).
+constexpr int64_t kSharedBytes = 16 << 20;
+int32_t heads_together(const HeadShape& heads, int32_t n_keys) {
+  const int64_t bytes = int64_t{4} * n_keys * heads.head_dim;  // K and V in bf16
+  return static_cast<int32_t>(std::clamp<int64_t>(kSharedBytes / bytes, 1, heads.n_kv_heads));
+}
+
 }  // namespace
 
 int32_t split_keys(int32_t n_keys) {
@@ -58,8 +72,56 @@ void schedule_attention(std::span<const StepSequence> sequences, const HeadShape
     if (a.sequence != b.sequence) return a.sequence < b.sequence;
     return a.token_begin != b.token_begin ? a.token_begin < b.token_begin : a.key_begin < b.key_begin;
   };
-  std::sort(out.prefill.begin(), out.prefill.end(), longer);
+  const auto sequence_first = [&](const AttentionTile& a, const AttentionTile& b) {
+    if (a.sequence == b.sequence) return longer(a, b);
+    const auto keys = [&](const AttentionTile& tile) {
+      const AttentionSequence& s = out.sequences[static_cast<size_t>(tile.sequence)];
+      return s.position_begin + s.n_rows;
+    };
+    return keys(a) != keys(b) ? keys(a) > keys(b) : a.sequence < b.sequence;
+  };
+  std::sort(out.prefill.begin(), out.prefill.end(), sequence_first);
   std::sort(out.decode.begin(), out.decode.end(), longer);
+}
+
+void share_prefill(const HeadShape& heads, int n_blocks, AttentionSchedule& s) {
+  s.tasks.assign(static_cast<size_t>(n_blocks) + 1, 0);
+  if (s.prefill.empty()) return;
+  const auto tiles = static_cast<int32_t>(s.prefill.size());
+  struct Block {
+    int64_t load;
+    int32_t index;
+    bool operator<(const Block& other) const {  // of a heap: the least is on top
+      return load != other.load ? load > other.load : index > other.index;
+    }
+  };
+  std::vector<Block> blocks;
+  for (int32_t i = 0; i < n_blocks; ++i) blocks.push_back({0, i});
+  std::vector<int32_t> order, owners;
+  for (int32_t begin = 0, end; begin < tiles; begin = end) {
+    const AttentionTile& longest = s.prefill[static_cast<size_t>(begin)];
+    for (end = begin; end < tiles && s.prefill[static_cast<size_t>(end)].sequence == longest.sequence;) ++end;
+    const int32_t together = heads_together(heads, longest.key_end);
+    for (int32_t head = 0; head < heads.n_kv_heads; head += together) {
+      for (int32_t tile = begin; tile < end; ++tile) {
+        for (int32_t h = head; h < std::min(head + together, heads.n_kv_heads); ++h) {
+          std::pop_heap(blocks.begin(), blocks.end());
+          Block& least = blocks.back();
+          order.push_back(tile * heads.n_kv_heads + h), owners.push_back(least.index);
+          least.load += cost_of(s.prefill[static_cast<size_t>(tile)]);
+          std::push_heap(blocks.begin(), blocks.end());
+          ++s.tasks[static_cast<size_t>(owners.back()) + 1];
+        }
+      }
+    }
+  }
+  const int32_t first = n_blocks + 1;
+  s.tasks[0] = first;
+  for (int i = 0; i < n_blocks; ++i) s.tasks[static_cast<size_t>(i) + 1] += s.tasks[static_cast<size_t>(i)];
+  std::vector<int32_t> next(s.tasks.begin(), s.tasks.end() - 1);
+  s.tasks.resize(static_cast<size_t>(first) + order.size());
+  for (size_t i = 0; i < order.size(); ++i)
+    s.tasks[static_cast<size_t>(next[static_cast<size_t>(owners[i])]++)] = order[i];
 }
 
 AttentionSchedule schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, bool one_class) {

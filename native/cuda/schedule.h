@@ -15,6 +15,9 @@ struct AttentionSchedule {
   std::vector<int32_t> block_table;  // of all sequences, one after another
   std::vector<AttentionTile> prefill, decode;
   int32_t n_partials = 0;
+  // Of persistent blocks (share_prefill): where each block's tasks begin, [n_blocks + 1], then the tasks, a tile of
+  // `prefill` and a KV head as tile * n_kv_heads + head.
+  std::vector<int32_t> tasks;
 };
 
 // Keys of a split of a decoding row that sees n_keys: few enough that one row alone keeps a GPU busy, so many that a
@@ -23,9 +26,14 @@ int32_t split_keys(int32_t n_keys);
 int32_t most_splits(int32_t n_keys);  // of a row that sees so many or fewer
 
 // Rows of sequences that decode (StepSequence::decode) are one tile each, split at multiples of split_keys; the others
-// are prefilled. Tiles with most keys come first: blocks start in order, and the last to start should be short. `out`
-// keeps its memory from step to step.
+// are prefilled. Tiles with most keys come first: blocks start in order, and the last to start should be short; of
+// those that are prefilled, a sequence's tiles together, as they share its K and V in the L2. `out` keeps its memory
+// from step to step.
 void schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, AttentionSchedule& out);
+// Deals the tiles of schedule.prefill, for each KV head, to n_blocks persistent blocks: in an order that leaves K and V
+// in the L2 for the next who need them, each task to the block that has least to do so far. Every block of the first
+// min(n_blocks, tasks) has one.
+void share_prefill(const HeadShape& heads, int n_blocks, AttentionSchedule& schedule);
 // For steps made by hand: sequences of one row decode, unless one_class.
 AttentionSchedule schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, bool one_class);
 

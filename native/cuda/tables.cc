@@ -58,6 +58,7 @@ void StepTables::plan(const qwen3_cuda_batch& batch) {
   device_row_.resize(row_of_.size());
   for (size_t i = 0; i < row_of_.size(); ++i) device_row_[static_cast<size_t>(row_of_[i])] = static_cast<int32_t>(i);
   schedule_attention(sequences_, heads_, schedule_);
+  if (prefill_grid_ > 0) share_prefill(heads_, prefill_grid_, schedule_);
 }
 
 StepTables::Layout StepTables::layout(int rows) {
@@ -72,9 +73,12 @@ StepTables::Layout StepTables::layout(int rows) {
   return l;
 }
 
-size_t StepTables::sheet_bytes(int rows, size_t tiles, size_t blocks, size_t adjustments) {
+// Tiles: as many as of prefill, at most, whose tasks take a word each.
+size_t StepTables::sheet_bytes(int rows, size_t tiles, size_t blocks, size_t adjustments) const {
   size_t bytes = layout(rows).tiles;
   place(bytes, tiles * sizeof(AttentionTile)), place(bytes, blocks * 4);
+  if (prefill_grid_ > 0)
+    place(bytes, (tiles * static_cast<size_t>(heads_.n_kv_heads) + static_cast<size_t>(prefill_grid_) + 1) * 4);
   place(bytes, adjustments * sizeof(TokenAdjustment));
   return bytes;
 }
@@ -156,6 +160,7 @@ void StepTables::upload(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling
   write_rows(batch, rows, padding_block, sheet);
   size_t bytes = l.tiles;
   append(sheet, bytes, schedule_.decode), append(sheet, bytes, schedule_.prefill);
+  if (prefill_grid_ > 0) append(sheet, bytes, schedule_.tasks);
   const auto table = static_cast<int32_t>(append(sheet, bytes, schedule_.block_table) / 4);
   auto* const sequences = at<AttentionSequence>(sheet, l.sequences);
   std::copy(schedule_.sequences.begin(), schedule_.sequences.end(), sequences);
@@ -196,6 +201,9 @@ StepView StepTables::view(const qwen3_cuda_batch& batch, int sheet) const {
   v.ranges = ranges_;
   v.decode.n_tiles = static_cast<int>(schedule_.decode.size());
   v.prefill.tiles += v.decode.n_tiles, v.prefill.n_tiles = static_cast<int>(schedule_.prefill.size());
+  // Behind the tiles, which are as long as `place` makes things even.
+  static_assert(sizeof(AttentionTile) == kAlign);
+  v.prefill.tasks = reinterpret_cast<const int32_t*>(v.prefill.tiles + v.prefill.n_tiles);
   return v;
 }
 

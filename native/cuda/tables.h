@@ -36,9 +36,10 @@ struct StepView {
 
 class StepTables {
  public:
-  // decode_grid: blocks per KV head that share the attention tiles of a bucket.
-  StepTables(const HeadShape& heads, bool one_class, int decode_grid)
-      : heads_(heads), one_class_(one_class), decode_grid_(decode_grid) {}
+  // decode_grid: blocks per KV head that share the attention tiles of a bucket. prefill_grid: persistent blocks that
+  // share those of prefill, or 0.
+  StepTables(const HeadShape& heads, bool one_class, int decode_grid, int prefill_grid)
+      : heads_(heads), one_class_(one_class), decode_grid_(decode_grid), prefill_grid_(prefill_grid) {}
 
   // Puts a step in the device's order: decoding sequences first, in each group as they came.
   void plan(const qwen3_cuda_batch& batch);
@@ -47,7 +48,7 @@ class StepTables {
   int n_partials() const { return schedule_.n_partials; }
   int32_t row_of(size_t device_row) const { return row_of_[device_row]; }
 
-  // Room for what was planned, or for steps of so many rows, tiles, entries and adjustments; whether the sheets moved.
+  // Room for what was planned, or for steps of so many rows, tiles, blocks and adjustments; whether the sheets moved.
   // Throws Error(kOutOfMemory) and stays as it was.
   bool reserve_planned(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket);
   bool reserve(int rows, size_t tiles, size_t blocks, size_t adjustments);
@@ -63,12 +64,12 @@ class StepTables {
 
  private:
   // The sheet: arrays that have an entry per row, then the tiles of decode. These places depend on the number of rows
-  // alone. Behind them lies what is found by indices: tiles of prefill, block tables, adjustments.
+  // alone. Behind them lies what is found by indices: tiles of prefill and who takes them, block tables, adjustments.
   struct Layout {
     size_t tokens, positions, slots, ropes, logits_rows, counts, sequences, sampling, tiles;
   };
   static Layout layout(int rows);
-  static size_t sheet_bytes(int rows, size_t tiles, size_t blocks, size_t adjustments);
+  size_t sheet_bytes(int rows, size_t tiles, size_t blocks, size_t adjustments) const;
   void write_rows(const qwen3_cuda_batch& batch, int rows, int32_t padding_block, std::byte* sheet) const;
   void write_sampling(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int rows, std::byte* sheet,
                       size_t& bytes) const;
@@ -76,7 +77,7 @@ class StepTables {
 
   HeadShape heads_;
   bool one_class_;
-  int decode_grid_;
+  int decode_grid_, prefill_grid_;
   struct Sheet {
     PinnedBuffer host;
     DeviceBuffer device;

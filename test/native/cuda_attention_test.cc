@@ -97,20 +97,25 @@ struct Step {
 
 // The schedule in device memory, as the executable uploads it.
 struct DeviceWork {
+  int blocks;
   AttentionSchedule schedule;
   DeviceArray<AttentionSequence> sequences;
   DeviceArray<int32_t> table;
   DeviceArray<AttentionTile> prefill, decode;
   DeviceArray<float> partials;
-  DeviceArray<int32_t> arrived;
-  DeviceWork(const Step& step, bool one_class)
-      : schedule(schedule_attention(step.sequences, step.heads, one_class)),
+  DeviceArray<int32_t> arrived, tasks;
+  // blocks: persistent ones, that share the tiles of prefill on sm_90a.
+  DeviceWork(const Step& step, bool one_class, int n_blocks = 1)
+      : blocks(n_blocks),
+        schedule(shared(schedule_attention(step.sequences, step.heads, one_class), step.heads, blocks)),
         sequences(schedule.sequences.size()),
         table(schedule.block_table.size()),
         prefill(schedule.prefill.size()),
         decode(schedule.decode.size()),
         partials(static_cast<size_t>(schedule.n_partials) * partial_elements(step.heads), "partials"),
-        arrived(static_cast<size_t>(schedule.n_partials) * step.heads.n_kv_heads) {
+        arrived(static_cast<size_t>(schedule.n_partials) * step.heads.n_kv_heads),
+        tasks(schedule.tasks.size()) {
+    std::copy(schedule.tasks.begin(), schedule.tasks.end(), tasks.begin());
     std::fill(arrived.begin(), arrived.end(), 0);
     std::copy(schedule.sequences.begin(), schedule.sequences.end(), sequences.begin());
     std::copy(schedule.block_table.begin(), schedule.block_table.end(), table.begin());
@@ -119,16 +124,20 @@ struct DeviceWork {
   }
   AttentionWork work(bool decoding) const {
     const auto& tiles = decoding ? decode : prefill;
-    return {sequences.data(), table.data(), tiles.data(), static_cast<int>(tiles.size())};
+    return {sequences.data(), table.data(), tiles.data(), static_cast<int>(tiles.size()), nullptr, tasks.data()};
+  }
+  static AttentionSchedule shared(AttentionSchedule schedule, const HeadShape& heads, int blocks) {
+    share_prefill(heads, blocks, schedule);
+    return schedule;
   }
 };
 
-// hopper: on so many multiprocessors, whose blocks share the tiles; 0: by mma.sync.
-void run_attention(const Step& step, const DeviceWork& work, int hopper = 0) {
+// hopper: by wgmma on as many multiprocessors as `work` is dealt to; else by mma.sync.
+void run_attention(const Step& step, const DeviceWork& work, bool hopper = false) {
   const KvLayer cache{step.keys->data(), step.values->data()};
-  if (hopper > 0) {
+  if (hopper) {
     attention_prefill_hopper(nullptr, step.q->data(), cache, step.n_blocks, work.work(false), step.heads, step.n_rows,
-                             hopper, step.out->data());
+                             work.blocks, step.out->data());
   } else {
     attention_prefill(nullptr, step.q->data(), cache, work.work(false), step.heads, step.out->data());
   }
@@ -190,7 +199,7 @@ void test_hopper_attention(Random& random) {
   const Step step(random, heads, plans);
   const float spread = random.between(0, 1) ? 1.0f : 8.0f;
   for (Bf16& x : *step.q) x = f32_to_bf16(bf16_to_f32(x) * spread);
-  run_attention(step, DeviceWork(step, true), static_cast<int>(random.between(1, 5)));
+  run_attention(step, DeviceWork(step, true, static_cast<int>(random.between(1, 5))), true);
   check_output(step, "attention on sm_90a, group " + std::to_string(heads.n_q_heads / heads.n_kv_heads));
 }
 
@@ -198,14 +207,14 @@ void test_hopper_attention(Random& random) {
 void test_alone(Random& random, bool hopper) {
   const HeadShape heads{4, 2, hopper ? 128 : 64};
   const Step step(random, heads, {{1, 700}, {1, 63}, {33, 100}});
-  run_attention(step, DeviceWork(step, hopper), hopper ? 3 : 0);
+  run_attention(step, DeviceWork(step, hopper, 3), hopper);
   std::vector<Bf16> together(step.out->begin(), step.out->end());
   for (size_t s = 0; s < 3; ++s) {
     Step alone(random, heads, {});
     alone.sequences = {step.sequences[s]};
     const DeviceWork work(alone, hopper);
     std::fill(step.out->begin(), step.out->end(), Bf16{0x7fc0});
-    run_attention(step, work, hopper ? 1 : 0);
+    run_attention(step, work, hopper);
     const size_t width = static_cast<size_t>(heads.n_q_heads) * heads.head_dim,
                  begin = static_cast<size_t>(step.sequences[s].row_begin) * width,
                  n = static_cast<size_t>(step.plans[s].rows) * width;
@@ -267,8 +276,8 @@ void test_many_splits(Random& random, int keys) {
 void test_prefill_counts(Random& random, int tokens, bool hopper) {
   const HeadShape heads{4, 1, 128};
   const Step step(random, heads, {{tokens, 0}});
-  const DeviceWork work(step, false);
-  run_attention(step, work, hopper ? 3 : 0);
+  const DeviceWork work(step, false, 3);
+  run_attention(step, work, hopper);
   const auto& c = last();
   const double minimum = 4.0 * heads.n_q_heads * heads.head_dim * (double(tokens) * (tokens + 1) / 2);
   std::printf("%s %d: FLOPs %.3f of the minimum, %lld conflicts\n", c.kernel.c_str(), tokens,
@@ -292,6 +301,85 @@ void test_splits() {
     wrong += splits > kMostSplits || size % 64 != 0 || most_splits(n) != most;
   }
   CHECK(wrong == 0);
+}
+
+std::vector<StepSequence> prompts(const std::vector<int32_t>& lengths, const std::vector<int32_t>& table) {
+  std::vector<StepSequence> out;
+  int32_t row = 0;
+  for (const int32_t n : lengths) {
+    out.push_back({row, n, 0, {table.data(), static_cast<size_t>((n + 63) / 64)}, 0});
+    row += n;
+  }
+  return out;
+}
+
+// The persistent blocks of prefill have every tile of every KV head once, and none has much more than its share.
+void test_shares(Random& random) {
+  const int kv_heads = static_cast<int>(random.between(1, 8));
+  const HeadShape heads{kv_heads * 4, kv_heads, 128};
+  std::vector<int32_t> lengths;
+  for (int64_t n = random.between(0, 20); n >= 0; --n)
+    lengths.push_back(static_cast<int32_t>(random.between(1, random.between(0, 3) ? 500 : 9000)));
+  const std::vector<int32_t> table(200);
+  AttentionSchedule schedule = schedule_attention(prompts(lengths, table), heads, true);
+  const int blocks = static_cast<int>(random.between(1, 140));
+  share_prefill(heads, blocks, schedule);
+  const auto n_tasks = schedule.prefill.size() * static_cast<size_t>(kv_heads);
+  CHECK(schedule.tasks.size() == n_tasks + static_cast<size_t>(blocks) + 1);
+  CHECK(schedule.tasks[0] == blocks + 1 && schedule.tasks[static_cast<size_t>(blocks)] == int(schedule.tasks.size()));
+  std::vector<int> seen(n_tasks);
+  int64_t total = 0, most = 0, longest = 0;
+  for (size_t b = 0; b < static_cast<size_t>(blocks); ++b) {
+    int64_t load = 0;
+    for (int32_t i = schedule.tasks[b]; i < schedule.tasks[b + 1]; ++i) {
+      const auto task = static_cast<size_t>(schedule.tasks[static_cast<size_t>(i)]);
+      ++seen[task];
+      const int64_t cost = (schedule.prefill[task / static_cast<size_t>(kv_heads)].key_end + 127) / 128;
+      load += cost, longest = std::max(longest, cost);
+    }
+    CHECK((load > 0) == (b < n_tasks));
+    total += load, most = std::max(most, load);
+  }
+  CHECK(std::all_of(seen.begin(), seen.end(), [](int n) { return n == 1; }));
+  // Half a tile is counted beside each task's own.
+  CHECK(most <= total / blocks + longest + 3 + static_cast<int64_t>(n_tasks) / (2 * blocks));
+}
+
+// Eight prompts of 4,096 tokens, 134 MB of K and V, on 132 blocks that take their tiles of 128 keys in step: through an
+// L2 of 25 MB each byte comes from memory little more than once. With all sequences' longest tiles first it would come
+// 45 times.
+void test_reuse() {
+  const HeadShape heads{32, 8, 128};
+  const std::vector<int32_t> lengths(8, 4096), table(64);
+  AttentionSchedule schedule = schedule_attention(prompts(lengths, table), heads, true);
+  constexpr size_t kBlocks = 132, kLines = (25 << 20) / (2 * 128 * 128 * 2);
+  share_prefill(heads, kBlocks, schedule);
+  constexpr int64_t kTiles = 8 * 8 * 32;  // sequence, KV head, 128 keys
+  std::vector<size_t> held;               // in the L2, the least recently used first
+  std::vector<int32_t> at(schedule.tasks.begin(), schedule.tasks.begin() + kBlocks), left(kBlocks, 0);
+  int64_t misses = 0;
+  for (bool busy = true; busy;) {
+    busy = false;
+    for (size_t b = 0; b < kBlocks; ++b) {
+      if (at[b] == schedule.tasks[b + 1]) continue;
+      busy = true;
+      const int32_t task = schedule.tasks[static_cast<size_t>(at[b])];
+      const AttentionTile& tile = schedule.prefill[static_cast<size_t>(task / 8)];
+      if (left[b] == 0) left[b] = (tile.key_end + 127) / 128;
+      const auto line = static_cast<size_t>((tile.sequence * 8 + task % 8) * 32 + --left[b]);
+      const auto found = std::find(held.begin(), held.end(), line);
+      if (found == held.end()) {
+        ++misses;
+        if (held.size() == kLines) held.erase(held.begin());
+      } else {
+        held.erase(found);
+      }
+      held.push_back(line);
+      if (left[b] == 0) ++at[b];
+    }
+  }
+  std::printf("prefill of 8 x 4,096: %.2f times K and V from memory\n", double(misses) / double(kTiles));
+  CHECK(misses <= kTiles * 5 / 4);
 }
 
 // Decode: every K and V byte once per KV head, no bank conflicts.
@@ -416,6 +504,11 @@ int main(int argc, char** argv) {
     if (whole || stream % 2 == 0) test_many_splits(random, static_cast<int>(random.between(31 * 512, 33 * 512)));
   });
   test_splits();
+  for (uint64_t i = 0; i < 20; ++i) {
+    Random random(seed(), 2000 + i);
+    test_shares(random);
+  }
+  test_reuse();
   if (!kCounted) return run.finish();
   Random random(seed(), 1000);
   without_faults([&] { test_prefill_counts(random, whole ? 2048 : 512, false); });
