@@ -253,6 +253,14 @@ const faults = [
     'cuda_moe_test',
   ],
   [
+    'a tile handed on before all have read the last one',
+    'moe_hopper',
+    'moe_hopper.cu',
+    'mbarrier_wait(empty(slot_), parity_ ^ 1);',
+    '',
+    'cuda_moe_test',
+  ],
+  [
     'scores read without a fence',
     'moe_route',
     'moe_route.cu',
@@ -263,8 +271,8 @@ const faults = [
   ['ties to the higher expert', 'moe_route', 'moe_route.cu', 'kMaxExperts - id : 0', 'id : 0', 'cuda_moe_test'],
   [
     'a histogram read too soon',
-    'sampling',
-    'sampling.cu',
+    'sampling_all',
+    'sampling_all.cu',
     /block_sync\(\); {2}\/\/ all have been added/,
     '',
     'cuda_sampling_test',
@@ -280,7 +288,7 @@ const faults = [
   [
     'parts of a row joined without a fence',
     'sampling',
-    'sampling.cu',
+    'sampling_row.h',
     /thread_fence\(\); {2}\/\/ the other blocks' results/,
     '',
     'cuda_sampling_test',

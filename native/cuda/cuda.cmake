@@ -53,12 +53,15 @@ if(QWEN3_CUDA)
       ${QWEN3_GPU_BENCH_KERNELS})
     get_filename_component(name ${source} NAME_WE)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/cuda/${name}.o)
+    set(more_flags)
+    if(name MATCHES "^sampling")  # exp and log of the sampler must give the host's bits
+      set(more_flags -fmad=false)
+    endif()
     add_custom_command(OUTPUT ${object}
       COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_CURRENT_BINARY_DIR}/cuda
-      # exp and log of the sampler must give the host's bits.
       # What ptxas says of registers and stacks is kept for scripts/check-ptxas.mjs.
       COMMAND sh -c "\"$@\" > \"$0\" 2>&1 || (cat \"$0\" && false)" ${object}.log
-        ${QWEN3_NVCC} ${nvcc_flags} $<$<STREQUAL:${name},sampling>:-fmad=false> -c ${source} -o ${object}
+        ${QWEN3_NVCC} ${nvcc_flags} ${more_flags} -c ${source} -o ${object}
       DEPENDS ${source} ${QWEN3_CUDA_HEADERS} VERBATIM COMMAND_EXPAND_LISTS COMMENT "nvcc ${name}.cu")
     if(source IN_LIST QWEN3_GPU_BENCH_KERNELS)
       list(APPEND gpu_bench_objects ${object})
