@@ -283,7 +283,8 @@ void run_sampling(Bench& b, const std::string& name, int rows, int vocab, const 
   const DeviceBuffer logits(bytes), scratch(sampling_scratch_bytes(rows, vocab));
   std::vector<SamplingRow> plan(static_cast<size_t>(rows), parameters);
   for (int i = 0; i < rows; ++i) plan[static_cast<size_t>(i)].seed = static_cast<uint64_t>(i);
-  const DeviceBuffer plans(plan.size() * sizeof plan[0]), ids(product({rows, 4}));
+  const DeviceBuffer plans(plan.size() * sizeof plan[0]), ids(product({rows, 4})),
+      logprobs(static_cast<size_t>(rows) * sizeof(RowLogprobs));
   copy_to_device(b.stream, plans.as<void>(), plan.data(), plan.size() * sizeof plan[0]);
   fill_bytes(b.stream, scratch.as<void>(), 0, scratch.bytes());
   // Normal with a deviation of 3, as a model's are; rows share one million of them.
@@ -295,6 +296,9 @@ void run_sampling(Bench& b, const std::string& name, int rows, int vocab, const 
   const double seconds = b.time(0, [&](int) {
     sample(b.stream, logits.as<float>(), rows, vocab, plans.as<SamplingRow>(), nullptr, nullptr, ids.as<int32_t>(),
            scratch.as<void>());
+    if (parameters.logprobs == 0) return;
+    log_probabilities(b.stream, logits.as<float>(), rows, vocab, plans.as<SamplingRow>(), ids.as<int32_t>(),
+                      logprobs.as<RowLogprobs>(), scratch.as<void>());
   });
   b.report(name, {seconds, double(bytes), 0});
 }
@@ -310,7 +314,10 @@ std::vector<Case> kernel_cases(bool tiny) {
     cases.push_back({norm, [=](Bench& b) { run_rms_norm(b, norm, rows, 4096); }});
     cases.push_back({rope, [=](Bench& b) { run_qk_norm_rope(b, rope, rows, {32, 8, 128}); }});
   }
+  SamplingRow reported = sampling_row(0.6f, 0.95f, 20, 0);
+  reported.logprobs = 1 + 5;
   const std::pair<const char*, SamplingRow> draws[] = {{"sample/", sampling_row(0.6f, 0.95f, 20, 0)},
+                                                       {"sample_logprobs/", reported},
                                                        {"sample_temperature/", sampling_row(1, 1, 0, 0)},
                                                        {"sample_top_p/", sampling_row(1, 0.95f, 0, 0)}};
   for (const auto& [kind, parameters] : draws) {

@@ -168,7 +168,7 @@ class LoadedModel {
   void collect(int sequences) {
     drawn_.resize(static_cast<size_t>(sequences));
     const auto begin = std::chrono::steady_clock::now();
-    executable_->collect(drawn_);
+    executable_->collect(drawn_, {});
     collect_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     if (std::any_of(drawn_.begin(), drawn_.end(), [](int32_t token) { return token < 0; })) {
       throw Error(ErrorCode::kInternal, "logits that are no finite numbers");

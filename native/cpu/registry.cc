@@ -19,7 +19,7 @@ void Executable::enqueue(const StepBatch&, KvCache&, std::span<const RowSampling
   throw Error(ErrorCode::kInternal, "this device does not draw tokens");
 }
 
-void Executable::collect(std::span<int32_t>) {
+void Executable::collect(std::span<int32_t>, std::span<RowLogprobs>) {
   throw Error(ErrorCode::kInternal, "this device does not draw tokens");
 }
 

@@ -8,6 +8,9 @@
 #include "cuda/operations.h"
 
 namespace qwen3::cuda {
+
+static_assert(sizeof(qwen3_cuda_logprobs) == sizeof(RowLogprobs));
+
 namespace {
 
 // Steps of more decoding rows than this are launched kernel by kernel: their kernels take longer than launching does.
@@ -228,6 +231,22 @@ bool DeviceExecutable::reserve_logits(int64_t n) {
   return any;
 }
 
+// Of a turn that has no step: nobody uses what is given back.
+void DeviceExecutable::reserve_logprobs(Turn& turn, int n) {
+  const size_t bytes = static_cast<size_t>(n) * sizeof(RowLogprobs);
+  if (bytes <= turn.logprobs.bytes()) return;
+  PinnedBuffer host(bytes + bytes / 2);
+  DeviceBuffer device(host.bytes());
+  turn.logprobs = std::move(host), turn.found_logprobs = std::move(device);
+}
+
+bool DeviceExecutable::gives_logprobs(const qwen3_cuda_sampling& row) const {
+  SamplingRow plain = sampling_row(row.temperature, row.top_p, row.top_k, row.min_p);
+  plain.adjustments_begin = 0, plain.adjustments_end = row.n_adjustments;
+  plain.input_row = row.counts_input ? 0 : -1, plain.logprobs = row.top_logprobs + 1;
+  return cuda::gives_logprobs(plain, vocab_);
+}
+
 void DeviceExecutable::moved() {
   for (Turn& turn : turns_) turn.graphs.clear();
 }
@@ -251,8 +270,9 @@ void DeviceExecutable::prepare(DeviceCache& cache, int64_t decode_rows) {
   }
 }
 
-int DeviceExecutable::bucket_of(const qwen3_cuda_batch& batch) const {
-  if (one_class_ || observer_ || !tables_.decode_only() || batch.n_logits != batch.n_rows) return 0;
+// Log-probabilities are the few rows' that ask for them: not every step's graph has their kernels.
+int DeviceExecutable::bucket_of(const qwen3_cuda_batch& batch, bool logprobs) const {
+  if (one_class_ || observer_ || logprobs || !tables_.decode_only() || batch.n_logits != batch.n_rows) return 0;
   const int bucket = round_to_bucket(batch.n_rows);
   return bucket <= std::min<int64_t>(kMostGraphRows, max_rows_) ? bucket : 0;
 }
@@ -289,10 +309,19 @@ void DeviceExecutable::enqueue(const qwen3_cuda_batch& batch, const qwen3_cuda_s
   if (queued_ == kQueue) throw Error(ErrorCode::kInternal, "a third step was queued");
   use(cache);
   tables_.plan(batch);
-  const int bucket = bucket_of(batch);
+  Turn& next = turn(next_);
+  next.wants_logprobs = false;
+  for (int32_t i = 0; i < batch.n_logits; ++i) {
+    if (sampling[i].top_logprobs < 0) continue;
+    if (!gives_logprobs(sampling[i]))
+      throw Error(ErrorCode::kInternal, "log-probabilities that the device cannot give");
+    next.wants_logprobs = true;
+  }
+  const int bucket = bucket_of(batch, next.wants_logprobs);
   make_room(batch, sampling, bucket);
+  if (next.wants_logprobs) reserve_logprobs(next, batch.n_logits);
   try {
-    if (bucket > 0 && !turn(next_).graphs.contains(bucket)) capture(bucket, next_, cache);
+    if (bucket > 0 && !next.graphs.contains(bucket)) capture(bucket, next_, cache);
     start(batch, sampling, bucket, cache);
   } catch (...) {
     ++queued_;  // part of it may run
@@ -315,6 +344,10 @@ void DeviceExecutable::start(const qwen3_cuda_batch& batch, const qwen3_cuda_sam
     view_ = tables_.view(batch, next_), turn_ = next_;
     launch_all(cache);
     launch_sampling();
+    if (turn.wants_logprobs) {
+      log_probabilities(stream_, logits_.as<float>(), view_.n_logits, vocab_, view_.sampling, drawn(turn_),
+                        turn.found_logprobs.as<RowLogprobs>(), sampling_scratch_.as<void>());
+    }
   }
   turn.n_tokens = batch.n_logits;
   finish_step(turn);
@@ -330,10 +363,14 @@ void DeviceExecutable::finish_step(Turn& turn) {
   if (turn.n_tokens > 0) {
     copy_to_host(behind_.get(), turn.tokens.as<void>(), turn.drawn.as<void>(), static_cast<size_t>(turn.n_tokens) * 4);
   }
+  if (turn.n_tokens > 0 && turn.wants_logprobs) {
+    copy_to_host(behind_.get(), turn.logprobs.as<void>(), turn.found_logprobs.as<void>(),
+                 static_cast<size_t>(turn.n_tokens) * sizeof(RowLogprobs));
+  }
   record(turn.done.get(), behind_.get());
 }
 
-void DeviceExecutable::collect(int32_t* tokens, int32_t n) {
+void DeviceExecutable::collect(int32_t* tokens, qwen3_cuda_logprobs* logprobs, int32_t n) {
   if (queued_ == 0) throw Error(ErrorCode::kInternal, "no step is queued");
   const Turn& first = turn(next_ + kQueue - queued_);
   try {
@@ -345,6 +382,8 @@ void DeviceExecutable::collect(int32_t* tokens, int32_t n) {
   }
   --queued_;
   std::copy_n(first.tokens.as<int32_t>(), n, tokens);
+  if (logprobs && first.wants_logprobs)
+    std::memcpy(logprobs, first.logprobs.as<void>(), static_cast<size_t>(n) * sizeof(RowLogprobs));
   count_experts(first);
 }
 
@@ -367,7 +406,7 @@ void DeviceExecutable::run(const qwen3_cuda_batch& batch, DeviceCache& cache, fl
   tables_.upload(batch, nullptr, 0, cache.padding_block(), next_, stream_);
   view_ = tables_.view(batch, next_), turn_ = next_;
   Turn& turn = this->turn(next_);
-  turn.n_tokens = 0;
+  turn.n_tokens = 0, turn.wants_logprobs = false;
   try {
     launch_all(cache);
     if (batch.n_logits > 0) {

@@ -30,7 +30,8 @@ class DeviceExecutable {
   void prepare(DeviceCache& cache, int64_t decode_rows);
   void run(const qwen3_cuda_batch& batch, DeviceCache& cache, float* logits);
   void enqueue(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, DeviceCache& cache);
-  void collect(int32_t* tokens, int32_t n);
+  void collect(int32_t* tokens, qwen3_cuda_logprobs* logprobs, int32_t n);
+  bool gives_logprobs(const qwen3_cuda_sampling& row) const;
   void observe(qwen3_cuda_observer observer, void* context) { observer_ = observer, observer_context_ = context; }
   void expert_counts(int64_t* out) const { std::copy(expert_totals_.begin(), expert_totals_.end(), out); }
 
@@ -46,11 +47,13 @@ class DeviceExecutable {
   };
   // Queued steps take turns: while one runs, the next one's sheet is on its way, and the tokens of the one before are.
   struct Turn {
-    OwnedEvent uploaded, ran, done;    // the sheet is there; the kernels have ended; the host has its results
-    DeviceBuffer drawn;                // tokens, which the other turn's step reads
-    std::map<int, OwnedGraph> graphs;  // by bucket: they hold the addresses of the turn's sheet and tokens
-    PinnedBuffer tokens, expert_load;  // for the host
+    OwnedEvent uploaded, ran, done;              // the sheet is there; the kernels have ended; the host has its results
+    DeviceBuffer drawn;                          // tokens, which the other turn's step reads
+    std::map<int, OwnedGraph> graphs;            // by bucket: they hold the addresses of the turn's sheet and tokens
+    DeviceBuffer found_logprobs;                 // RowLogprobs of each row of logits, where a step has to give them
+    PinnedBuffer tokens, expert_load, logprobs;  // for the host
     int n_tokens = 0;
+    bool wants_logprobs = false;
   };
   static constexpr int kQueue = 2;
 
@@ -64,8 +67,9 @@ class DeviceExecutable {
   void make_room(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket);
   bool reserve_partials(size_t n);
   bool reserve_logits(int64_t n);
+  void reserve_logprobs(Turn& turn, int n);
   void moved();
-  int bucket_of(const qwen3_cuda_batch& batch) const;
+  int bucket_of(const qwen3_cuda_batch& batch, bool logprobs) const;
   void capture(int bucket, int turn, DeviceCache& cache);
   void start(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket, DeviceCache& cache);
   void finish_step(Turn& turn);

@@ -306,8 +306,13 @@ int32_t enqueue(qwen3_cuda_executable* executable, const qwen3_cuda_batch* batch
   return on_executable(executable, error, [&](DeviceExecutable& e) { e.enqueue(*batch, sampling, *cache->cache); });
 }
 
-int32_t collect(qwen3_cuda_executable* executable, int32_t* tokens, int32_t n, qwen3_cuda_error* error) {
-  return on_executable(executable, error, [&](DeviceExecutable& e) { e.collect(tokens, n); });
+int32_t collect(qwen3_cuda_executable* executable, int32_t* tokens, qwen3_cuda_logprobs* logprobs, int32_t n,
+                qwen3_cuda_error* error) {
+  return on_executable(executable, error, [&](DeviceExecutable& e) { e.collect(tokens, logprobs, n); });
+}
+
+int32_t gives_logprobs(const qwen3_cuda_executable* executable, const qwen3_cuda_sampling* row) {
+  return executable->executable->gives_logprobs(*row) ? 1 : 0;
 }
 
 int32_t run(qwen3_cuda_executable* executable, const qwen3_cuda_batch* batch, qwen3_cuda_cache* cache, float* logits,
@@ -343,6 +348,7 @@ const qwen3_cuda_table kTable = {
     prepare,
     enqueue,
     collect,
+    gives_logprobs,
     run,
     observe,
     expert_counts,

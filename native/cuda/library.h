@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-#define QWEN3_CUDA_ABI_VERSION 2
+#define QWEN3_CUDA_ABI_VERSION 3
 
 typedef struct {
   int32_t code; /* qwen3::ErrorCode */
@@ -95,7 +95,14 @@ typedef struct {
   uint64_t seed, position;
   int32_t counts_input, n_adjustments;
   const qwen3_cuda_adjustment* adjustments;
+  int32_t top_logprobs;
 } qwen3_cuda_sampling;
+typedef struct {
+  float chosen;
+  int32_t n;
+  int32_t ids[20];
+  float values[20];
+} qwen3_cuda_logprobs;
 
 /* Called after each operation but logits with the buffer that it wrote, [rows, cols] f32 on the host. */
 typedef void (*qwen3_cuda_observer)(void* context, int32_t op, int64_t rows, int64_t cols, const float* values);
@@ -135,11 +142,15 @@ typedef struct {
   /* Once, before steps: room for queued steps of up to decode_rows decoding rows, their graphs captured. */
   int32_t (*prepare)(qwen3_cuda_executable*, qwen3_cuda_cache*, int64_t decode_rows, qwen3_cuda_error* error);
   /* Queues a step that draws a token for each of its logits rows; a token of -1 - i stands for the i-th that the step
-   * queued before draws. collect waits for the oldest queued step, of two at most, and writes its n tokens. After a
+   * queued before draws. collect waits for the oldest queued step, of two at most, and writes its n tokens, and to
+   * logprobs, null when no row asked for them, those of the rows that did. After a
    * failure nothing is queued, except when enqueue reports out of memory: then nothing of that step has run. */
   int32_t (*enqueue)(qwen3_cuda_executable*, const qwen3_cuda_batch*, const qwen3_cuda_sampling*, qwen3_cuda_cache*,
                      qwen3_cuda_error* error);
-  int32_t (*collect)(qwen3_cuda_executable*, int32_t* tokens, int32_t n, qwen3_cuda_error* error);
+  int32_t (*collect)(qwen3_cuda_executable*, int32_t* tokens, qwen3_cuda_logprobs* logprobs, int32_t n,
+                     qwen3_cuda_error* error);
+  /* 1: log-probabilities of such a row come with its token; 0: they take run(). */
+  int32_t (*gives_logprobs)(const qwen3_cuda_executable*, const qwen3_cuda_sampling*);
   /* With nothing queued. logits: host, [n_logits, vocab] f32. */
   int32_t (*run)(qwen3_cuda_executable*, const qwen3_cuda_batch*, qwen3_cuda_cache*, float* logits,
                  qwen3_cuda_error* error);

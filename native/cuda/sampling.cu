@@ -7,6 +7,8 @@
 // the same with what the parts kept. For k up to 64 and for greedy rows that ends it: no other logit has a weight to be
 // computed.
 
+#include <algorithm>
+
 #include "cuda/sampling_row.h"
 
 namespace qwen3::cuda {
@@ -64,6 +66,67 @@ QWEN3_DEVICE int keep_best(int k, uint64_t best, const Each& each, const Emit& e
     if (at < k) emit(at, rank);
   }
   return n < k ? n : k;
+}
+
+// The i-th of a thread's logits; its ids ascend.
+QWEN3_DEVICE int id_of(int first, int i) {
+  return first + (i / 4 * kThreads + thread_index().x) * 4 + i % 4;
+}
+QWEN3_DEVICE void load_part(const float* logits, int first, int vocab, Quad (&quads)[kQuads]) {
+  QWEN3_UNROLL
+  for (int j = 0; j < kQuads; ++j) quads[j] = load_quad(logits, id_of(first, j * 4), vocab);
+}
+
+constexpr int32_t kNoKey = -0x7fffffff - 1;  // below that of -infinity
+
+// A thread's part of the logits from `first` on. Of equal keys the first one's id is the lowest.
+struct PartKeys {
+  int32_t keys[kEach], best_key = kNoKey;
+  int best_id = 0;
+  QWEN3_DEVICE PartKeys(const Quad (&quads)[kQuads], int first, int vocab) {
+    QWEN3_UNROLL
+    for (int i = 0; i < kEach; ++i) {
+      keys[i] = id_of(first, i) < vocab ? order_key(quads[i / 4].v[i % 4]) : kNoKey;
+      if (keys[i] > best_key) best_key = keys[i], best_id = id_of(first, i);
+    }
+  }
+  // Leaves the k best of the part as candidates, `stride` apart.
+  QWEN3_DEVICE void keep(int k, int first, uint64_t* candidates, int stride) const {
+    const int kept = keep_best(
+        k, best_key == kNoKey ? kNoRank : key_rank(best_key, best_id),
+        [&](uint64_t least, const auto& visit) {
+          QWEN3_UNROLL
+          for (int i = 0; i < kEach; ++i) {
+            if (keys[i] < rank_key(least) || keys[i] == kNoKey) continue;
+            const uint64_t rank = key_rank(keys[i], id_of(first, i));
+            if (rank <= least) visit(rank);
+          }
+        },
+        [&](int place, uint64_t rank) { store(candidates + place * stride, rank); });
+    for (int place = kept + thread_index().x; place < k; place += kThreads) store(candidates + place * stride, kNoRank);
+  }
+};
+
+// By the last block of a row: the k best of all parts' candidates, in order, into kBest. Returns how many there are.
+QWEN3_DEVICE int keep_row(int k, const uint64_t* candidates, int parts) {
+  const auto ranks = shared_memory<uint64_t>(kBest);
+  const int thread = thread_index().x;
+  uint64_t best = kNoRank;
+  for (int i = thread; i < k * parts; i += kThreads) {
+    const uint64_t rank = load(candidates + i);
+    best = rank < best ? rank : best;
+  }
+  const int n = keep_best(
+      k, best,
+      [&](uint64_t least, const auto& visit) {
+        for (int i = thread; i < k * parts; i += kThreads) {
+          const uint64_t rank = load(candidates + i);
+          if (rank <= least) visit(rank);
+        }
+      },
+      [&](int place, uint64_t rank) { ranks.store(place, rank); });
+  block_sync();
+  return n;
 }
 
 QWEN3_DEVICE void adjust(Shared<float> values, int first, const SamplingRow& row, const TokenAdjustment& a) {
@@ -164,16 +227,14 @@ sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const Token
   auto* const state = layout.at<RowState>(scratch, r, 0);
   grid_dependency_launch();
   grid_dependency_wait();
-  const auto id_of = [&](int i) { return first + (i / 4 * kThreads + thread) * 4 + i % 4; };
   Quad quads[kQuads];
-  QWEN3_UNROLL
-  for (int j = 0; j < kQuads; ++j) quads[j] = load_quad(logits, id_of(j * 4), vocab);
+  load_part(logits, first, vocab, quads);
   const SamplingRow s = load(rows + r);
   if (s.temperature < 0) return;
   bool broken = false;
   QWEN3_UNROLL
   for (int i = 0; i < kEach; ++i) {
-    broken |= (f32_as_bits(quads[i / 4].v[i % 4]) & 0x7f800000u) == 0x7f800000u && id_of(i) < vocab;
+    broken |= (f32_as_bits(quads[i / 4].v[i % 4]) & 0x7f800000u) == 0x7f800000u && id_of(first, i) < vocab;
   }
   if (ballot(broken) != 0 && thread % 32 == 0) atomic_add(&state->broken, 1);
 
@@ -184,34 +245,14 @@ sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const Token
     adjust_part(quads, first, s, adjustments, input, row_mask, vocab);
     QWEN3_UNROLL
     for (int j = 0; j < kQuads; ++j) {
-      if (!few) store_quad(logits, id_of(j * 4), vocab, quads[j]);
+      if (!few) store_quad(logits, id_of(first, j * 4), vocab, quads[j]);
     }
   }
 
-  // Ids of a thread ascend: of equal keys the first one's is the lowest.
-  constexpr int32_t kNoKey = -0x7fffffff - 1;  // below that of -infinity
-  int32_t keys[kEach], best_key = kNoKey;
-  int best_id = 0;
-  QWEN3_UNROLL
-  for (int i = 0; i < kEach; ++i) {
-    keys[i] = id_of(i) < vocab ? order_key(quads[i / 4].v[i % 4]) : kNoKey;
-    if (keys[i] > best_key) best_key = keys[i], best_id = id_of(i);
-  }
+  const PartKeys part_keys(quads, first, vocab);
   const int k = !few || s.temperature == 0 ? 1 : s.top_k;
   auto* const candidates = layout.at<uint64_t>(scratch, r, layout.candidates);
-  const int kept = keep_best(
-      k, best_key == kNoKey ? kNoRank : key_rank(best_key, best_id),
-      [&](uint64_t least, const auto& visit) {
-        QWEN3_UNROLL
-        for (int i = 0; i < kEach; ++i) {
-          if (keys[i] < rank_key(least) || keys[i] == kNoKey) continue;
-          const uint64_t rank = key_rank(keys[i], id_of(i));
-          if (rank <= least) visit(rank);
-        }
-      },
-      [&](int place, uint64_t rank) { store(candidates + place * layout.parts + part, rank); });
-  for (int place = kept + thread; place < k; place += kThreads)
-    store(candidates + place * layout.parts + part, kNoRank);
+  part_keys.keep(k, first, candidates + part, layout.parts);
 
   auto* const lowest_keys = layout.at<int32_t>(scratch, r, layout.lowest_keys);
   const bool buckets = !few && has_cuts(s);
@@ -223,30 +264,16 @@ sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const Token
     int32_t lowest = 0x7fffffff;
     QWEN3_UNROLL
     for (int i = 0; i < kEach; ++i) {
-      if (keys[i] < lowest && keys[i] > kInfinityKey) lowest = keys[i];
+      const int32_t key = part_keys.keys[i];
+      if (key < lowest && key > kInfinityKey) lowest = key;
     }
     lowest = warp_lowest(lowest);
     if (thread % 32 == 0) store(lowest_keys + part * kWarps + thread / 32, lowest);
   }
   if (!arrive_last(state, layout.parts, shared_memory<uint32_t>(kTold))) return;
 
-  // The whole row.
   const auto ranks = shared_memory<uint64_t>(kBest);
-  uint64_t best = kNoRank;
-  for (int i = thread; i < k * layout.parts; i += kThreads) {
-    const uint64_t rank = load(candidates + i);
-    best = rank < best ? rank : best;
-  }
-  const int n = keep_best(
-      k, best,
-      [&](uint64_t least, const auto& visit) {
-        for (int i = thread; i < k * layout.parts; i += kThreads) {
-          const uint64_t rank = load(candidates + i);
-          if (rank <= least) visit(rank);
-        }
-      },
-      [&](int place, uint64_t rank) { ranks.store(place, rank); });
-  block_sync();
+  const int n = keep_row(k, candidates, layout.parts);
   const float largest = rank_value(ranks.load(0));
   broken = load(&state->broken) > 0;
   if (buckets && thread < 32) {
@@ -265,6 +292,35 @@ sample_kernel(float* all_logits, int vocab, const SamplingRow* rows, const Token
     if (broken || !few) store(ids + r, broken ? -1 : rank_id(ranks.load(0)));
   }
   if (few && !broken) draw_few(n, load(rows + r), ids + r);
+}
+
+// The most likely tokens of rows that want log-probabilities, with their logits, and the largest logit.
+QWEN3_KERNEL_OF(kThreads, 4)
+top_kernel(const float* all_logits, int vocab, const SamplingRow* rows, const int32_t* ids, RowLogprobs* out,
+           unsigned char* scratch, ScratchLayout layout) {
+  const int64_t r = block_index().y;
+  const int thread = thread_index().x, part = block_index().x, first = part * kPart;
+  grid_dependency_launch();
+  grid_dependency_wait();
+  const int top = load(&rows[r].logprobs) - 1;
+  if (top < 0 || load(ids + r) < 0) return;
+  const int k = top > 0 ? top : 1;
+  Quad quads[kQuads];
+  load_part(all_logits + r * vocab, first, vocab, quads);
+  auto* const state = layout.at<RowState>(scratch, r, 0);
+  auto* const candidates = layout.at<uint64_t>(scratch, r, layout.candidates);
+  PartKeys(quads, first, vocab).keep(k, first, candidates + part, layout.parts);
+  if (!arrive_last(state, layout.parts, shared_memory<uint32_t>(kTold))) return;
+  const auto ranks = shared_memory<uint64_t>(kBest);
+  const int found = keep_row(k, candidates, layout.parts), n = found < top ? found : top;
+  if (thread == 0) {
+    store(&state->arrived, 0), store(&state->largest, rank_value(ranks.load(0)));
+    store(&out[r].n, n);
+  }
+  if (thread < n) {
+    store(&out[r].ids[thread], rank_id(ranks.load(thread)));
+    store(&out[r].values[thread], rank_value(ranks.load(thread)));
+  }
 }
 
 ScratchLayout scratch_layout(int vocab) {
@@ -313,6 +369,21 @@ void sample(Stream stream, float* logits, int n_rows, int vocab, const SamplingR
   launch(stream, "sample", sample_kernel, {{layout.parts, n_rows, 1}, {kThreads, 1, 1}, kSampleBytes, true}, logits,
          vocab, rows, adjustments, mask, ids, inputs, memory, layout);
   sample_all(stream, logits, n_rows, vocab, rows, ids, memory, layout);
+}
+
+bool gives_logprobs(const SamplingRow& row, int vocab) {
+  const ScratchLayout layout = scratch_layout(vocab);
+  const bool adjusted = row.adjustments_begin < row.adjustments_end || row.input_row >= 0 || row.masked;
+  return row.logprobs - 1 <= std::min(layout.few, kMostDeviceLogprobs) && (is_few(row, layout) || !adjusted);
+}
+
+void log_probabilities(Stream stream, const float* logits, int n_rows, int vocab, const SamplingRow* rows,
+                       const int32_t* ids, RowLogprobs* out, void* scratch) {
+  const ScratchLayout layout = scratch_layout(vocab);
+  auto* const memory = static_cast<unsigned char*>(scratch);
+  launch(stream, "top_logprobs", top_kernel, {{layout.parts, n_rows, 1}, {kThreads, 1, 1}, kSampleBytes, true}, logits,
+         vocab, rows, ids, out, memory, layout);
+  sum_logprobs(stream, logits, n_rows, vocab, rows, ids, out, memory, layout);
 }
 
 }  // namespace qwen3::cuda

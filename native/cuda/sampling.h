@@ -3,6 +3,7 @@
 #include <cstddef>
 
 #include "cuda/ptx/types.h"
+#include "ops/sampling.h"
 
 namespace qwen3::cuda {
 
@@ -19,6 +20,7 @@ struct alignas(16) SamplingRow {
   int32_t choice;
   // Where penalties must see once more a token that the adjustments do not know yet: its place in `inputs`; -1: none.
   int32_t input_row;
+  int32_t logprobs;  // one more than the alternatives whose log-probabilities are wanted beside the token's; 0: none
 };
 SamplingRow sampling_row(float temperature, float top_p, int32_t top_k, float min_p);
 
@@ -40,8 +42,14 @@ void sample(Stream stream, float* logits, int n_rows, int vocab, const SamplingR
             const int32_t* inputs = nullptr);
 size_t sampling_scratch_bytes(int n_rows, int vocab);
 
-// out[r] = log softmax of row r at ids[r], as engine/sampler.cc has it; rows whose id is negative are left out.
-// logits: f32 [n_rows, vocab], as they were before sample() adjusted them.
-void log_probabilities(Stream stream, const float* logits, int n_rows, int vocab, const int32_t* ids, float* out);
+// Log-probabilities of a row as engine/sampler.cc has them: log softmax of the logits, not adjusted, at the drawn token
+// and at the n most likely ones, the best first, ties to the lower id.
+// Whether log_probabilities can serve a row: sample() must leave its logits as they were, and few alternatives be
+// asked.
+bool gives_logprobs(const SamplingRow& row, int vocab);
+// For the rows that want them; nothing is written where ids is negative. Behind sample(), with the same logits, rows,
+// ids and scratch.
+void log_probabilities(Stream stream, const float* logits, int n_rows, int vocab, const SamplingRow* rows,
+                       const int32_t* ids, RowLogprobs* out, void* scratch);
 
 }  // namespace qwen3::cuda

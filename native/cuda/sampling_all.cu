@@ -323,53 +323,56 @@ draw_kernel(const float* all_logits, int vocab, const SamplingRow* rows, int32_t
 
 // --- log-probabilities ---
 
-// A block per row.
+// Behind top_kernel: the row's largest logit is known. Sums are exact, whatever the blocks.
 QWEN3_KERNEL(kDrawThreads)
-log_probability_kernel(const float* all_logits, int vocab, const int32_t* ids, float* out) {
-  const auto largests = shared_memory<float>(kHistogram);
-  const int64_t r = block_index().x;
-  const int thread = thread_index().x;
+log_sum_kernel(const float* all_logits, int vocab, const SamplingRow* rows, const int32_t* ids, RowLogprobs* out,
+               unsigned char* scratch, ScratchLayout layout) {
+  const int64_t r = block_index().y;
+  const int thread = thread_index().x, blocks = grid_dim().x;
   grid_dependency_launch();
   grid_dependency_wait();
+  const int id = load(ids + r);
+  if (load(&rows[r].logprobs) == 0 || id < 0) return;
+  auto* const state = layout.at<RowState>(scratch, r, 0);
+  auto* const sums = layout.at<uint64_t>(scratch, r, layout.slice_masses);  // of blocks: no more than slices
   const float* const logits = all_logits + r * vocab;
-  float largest = bits_as_f32(0xff800000u);
-  for (int id = thread * 4; id < vocab; id += kDrawThreads * 4) {
-    const Quad q = load_quad(logits, id, vocab);
-    QWEN3_UNROLL
-    for (int c = 0; c < 4; ++c) largest = maximum(largest, q.v[c]);
-  }
-  QWEN3_UNROLL
-  for (int lanes = 16; lanes > 0; lanes /= 2) largest = maximum(largest, shuffle_xor(largest, lanes));
-  if (thread % 32 == 0) largests.store(thread / 32, largest);
-  block_sync();
-  for (int w = 0; w < kDrawThreads / 32; ++w) largest = maximum(largest, largests.load(w));
+  const float largest = load(&state->largest);
   uint64_t sum = 0, total;
-  for (int id = thread * 4; id < vocab; id += kDrawThreads * 4) {
-    const Quad q = load_quad(logits, id, vocab);
+  for (int part = block_index().x; part < layout.parts; part += blocks) {
+    const Quad q = load_quad(logits, part * kPart + thread * 4, vocab);
     QWEN3_UNROLL
     for (int c = 0; c < 4; ++c) sum += to_mass(q.v[c] - largest);
   }
   block_exclusive64(sum, total);
-  if (thread != 0) return;
-  const int id = load(ids + r);
-  if (id < 0) return;
-  store(out + r, (load(logits + id) - largest) - log_f32(static_cast<float>(total) / kOne));
+  if (thread == 0) store(sums + block_index().x, total);
+  if (!arrive_last(state, blocks, shared_memory<uint32_t>(kDrawTold))) return;
+  block_exclusive64(thread < blocks ? load(sums + thread) : 0, total);
+  const float log_sum = log_f32(static_cast<float>(total) / kOne);
+  if (thread == 0) store(&state->arrived, 0), store(&out[r].chosen, (load(logits + id) - largest) - log_sum);
+  if (thread < load(&out[r].n)) {
+    store(&out[r].values[thread], (load(&out[r].values[thread]) - largest) - log_sum);
+  }
+}
+
+// Blocks of a row: two for each multiprocessor of a large chip, at most one for each part.
+int blocks_of(int n_rows, const ScratchLayout& layout) {
+  return std::clamp(256 / n_rows, 1, layout.parts);
 }
 
 }  // namespace
 
 void sample_all(Stream stream, const float* logits, int n_rows, int vocab, const SamplingRow* rows, int32_t* ids,
                 unsigned char* scratch, const ScratchLayout& layout) {
-  // Two blocks for each multiprocessor of a large chip.
-  constexpr int kBlocks = 256;
-  const int blocks = std::clamp(kBlocks / n_rows, 1, layout.parts);
-  launch(stream, "sample_all", draw_kernel, {{blocks, n_rows, 1}, {kDrawThreads, 1, 1}, kDrawBytes, true}, logits,
-         vocab, rows, ids, scratch, layout);
+  launch(stream, "sample_all", draw_kernel,
+         {{blocks_of(n_rows, layout), n_rows, 1}, {kDrawThreads, 1, 1}, kDrawBytes, true}, logits, vocab, rows, ids,
+         scratch, layout);
 }
 
-void log_probabilities(Stream stream, const float* logits, int n_rows, int vocab, const int32_t* ids, float* out) {
-  launch(stream, "log_probabilities", log_probability_kernel, {{n_rows, 1, 1}, {kDrawThreads, 1, 1}, kDrawBytes, true},
-         logits, vocab, ids, out);
+void sum_logprobs(Stream stream, const float* logits, int n_rows, int vocab, const SamplingRow* rows,
+                  const int32_t* ids, RowLogprobs* out, unsigned char* scratch, const ScratchLayout& layout) {
+  launch(stream, "sum_logprobs", log_sum_kernel,
+         {{blocks_of(n_rows, layout), n_rows, 1}, {kDrawThreads, 1, 1}, kDrawBytes, true}, logits, vocab, rows, ids,
+         out, scratch, layout);
 }
 
 }  // namespace qwen3::cuda

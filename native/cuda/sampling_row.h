@@ -127,7 +127,7 @@ struct ScratchLayout {
   }
 };
 
-QWEN3_DEVICE bool is_few(const SamplingRow& s, const ScratchLayout& layout) {
+QWEN3_HOST_DEVICE inline bool is_few(const SamplingRow& s, const ScratchLayout& layout) {
   return s.temperature == 0 || (s.top_k > 0 && s.top_k <= layout.few);
 }
 QWEN3_DEVICE bool has_cuts(const SamplingRow& s) {
@@ -148,8 +148,11 @@ QWEN3_DEVICE bool arrive_last(RowState* state, int blocks, Shared<uint32_t> told
 
 }  // namespace sampling
 
-// Draws for the rows that sample_kernel left, those without a small top-k: draw_kernel of sampling_all.cu.
+// sampling_all.cu: draws for the rows that sample_kernel left, those without a small top-k.
 void sample_all(Stream stream, const float* logits, int n_rows, int vocab, const SamplingRow* rows, int32_t* ids,
                 unsigned char* scratch, const sampling::ScratchLayout& layout);
+// The second half of log_probabilities: what top_kernel found, logits so far, becomes log-probabilities.
+void sum_logprobs(Stream stream, const float* logits, int n_rows, int vocab, const SamplingRow* rows,
+                  const int32_t* ids, RowLogprobs* out, unsigned char* scratch, const sampling::ScratchLayout& layout);
 
 }  // namespace qwen3::cuda

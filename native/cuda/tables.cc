@@ -33,6 +33,7 @@ SamplingRow sampling_of(const qwen3_cuda_sampling& s, int32_t input_row) {
   row.repetition_penalty = s.repetition_penalty;
   row.seed = s.seed, row.position = s.position, row.choice = s.choice;
   row.input_row = s.counts_input ? input_row : -1;
+  row.logprobs = s.top_logprobs + 1;
   return row;
 }
 

@@ -100,6 +100,7 @@ class StepLoop {
   struct QueuedStep {
     StepPlan plan;
     double begin = 0;
+    bool logprobs = false;  // whether some row asked for them
   };
   void start_step();
   bool sampled_there(const StepPlan& plan, bool ahead);
@@ -107,6 +108,7 @@ class StepLoop {
   void queue_step(const StepPlan& plan);
   void run_ahead();
   void collect_step();
+  void take_logprobs(const StepPlan& plan);
   void fail_queue(const std::string& code, const std::string& message, const std::string& subject);
   // The sequence ends or is cut: what queued steps draw for it does not count, and their keys and values are written
   // over.
@@ -129,7 +131,8 @@ class StepLoop {
   // Per row of logits of the step that is being taken: the token that was drawn already, or one of those below.
   std::vector<int32_t> drawn_;
   static constexpr int32_t kBrokenLogits = -1, kNoMemory = -2, kNotDrawn = -3;
-  std::vector<TokenLogprob> drawn_logprobs_;  // where the host has drawn
+  std::vector<TokenLogprob> drawn_logprobs_;  // of the rows that were drawn already
+  std::vector<RowLogprobs> device_logprobs_;  // the same from a device, for the step that is being collected
   std::vector<Draw> draws_;                   // the first n are in use: their memory is kept
   std::deque<QueuedStep> queue_;              // on the device, oldest first: at most two, between steps at most one
   double taken_ms_ = 0;                       // when the last step was taken

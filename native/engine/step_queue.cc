@@ -51,6 +51,7 @@ bool StepLoop::sampled_there(const StepPlan& plan, bool ahead) {
   for (size_t i = 0; i < sampling_.size(); ++i) {
     const auto [begin, end] = adjusted_[i];
     sampling_[i].adjustments = std::span<const LogitAdjustment>(adjustments_).subspan(begin, end - begin);
+    if (sampling_[i].top_logprobs >= 0 && !parts_.executable->gives_logprobs(sampling_[i])) return false;
   }
   return true;
 }
@@ -58,15 +59,26 @@ bool StepLoop::sampled_there(const StepPlan& plan, bool ahead) {
 bool StepLoop::sample_entry(const PlanEntry& entry, bool ahead) {
   const Sequence& s = *entry.sequence;
   const SamplingParams& p = s.request().sampling;
-  if (!s.generates() || p.top_logprobs >= 0) return false;
+  if (!s.generates()) return false;
   // What penalties see and what is banned may change with each token.
   if (entry.n_draft > 0 && s.counts.active()) return false;
   if ((entry.n_draft > 0 || ahead) && s.machine.bans_empty_answer()) return false;
   find_banned(s, banned_);
   const size_t begin = adjustments_.size();
   if (!s.counts.adjustments(p, banned_, adjustments_)) return false;
-  RowSampling row{p.temperature,        p.top_p, p.min_p, p.top_k,  p.presence_penalty,         p.frequency_penalty,
-                  p.repetition_penalty, p.seed,  0,       p.choice, ahead && s.counts.active(), {}};
+  RowSampling row{p.temperature,
+                  p.top_p,
+                  p.min_p,
+                  p.top_k,
+                  p.presence_penalty,
+                  p.frequency_penalty,
+                  p.repetition_penalty,
+                  p.seed,
+                  0,
+                  p.choice,
+                  ahead && s.counts.active(),
+                  p.top_logprobs,
+                  {}};
   for (int32_t i = 0; i < entry.n_logits; ++i) {
     row.position = static_cast<uint64_t>(s.size() + i + (ahead ? 1 : 0));
     sampling_.push_back(row);
@@ -76,7 +88,8 @@ bool StepLoop::sample_entry(const PlanEntry& entry, bool ahead) {
 }
 
 void StepLoop::queue_step(const StepPlan& plan) {
-  QueuedStep step{plan, clock_ms_()};
+  const bool logprobs = std::ranges::any_of(sampling_, [](const RowSampling& row) { return row.top_logprobs >= 0; });
+  QueuedStep step{plan, clock_ms_(), logprobs};
   parts_.executable->enqueue(plan.batch(), *parts_.cache, sampling_);
   queue_.push_back(std::move(step));
 }
@@ -101,8 +114,10 @@ void StepLoop::collect_step() {
   queue_.pop_front();
   drawn_.resize(step.plan.logits_rows.size());
   drawn_logprobs_.clear();
+  device_logprobs_.resize(step.logprobs ? drawn_.size() : 0);
   try {
-    parts_.executable->collect(drawn_);
+    parts_.executable->collect(drawn_, device_logprobs_);
+    take_logprobs(step.plan);
   } catch (const std::exception& failure) {
     const auto* const error = dynamic_cast<const Error*>(&failure);
     const std::string code = error_code_name(error ? error->code() : ErrorCode::kInternal);
@@ -117,6 +132,23 @@ void StepLoop::collect_step() {
   }
   taken_ms_ = now;
   take_entries(step.plan, now);
+}
+
+// What the device found, as the host's sampler has it.
+void StepLoop::take_logprobs(const StepPlan& plan) {
+  if (device_logprobs_.empty()) return;
+  drawn_logprobs_.resize(drawn_.size());
+  for (const PlanEntry& entry : plan.entries) {
+    if (!entry.sequence || entry.sequence->request().sampling.top_logprobs < 0) continue;
+    for (int32_t i = 0; i < entry.n_logits; ++i) {
+      const auto row = static_cast<size_t>(entry.first_logit + i);
+      const RowLogprobs& found = device_logprobs_[row];
+      if (drawn_[row] < 0) continue;  // nothing was written
+      TokenLogprob& out = drawn_logprobs_[row];
+      out.logprob = found.chosen;
+      for (int32_t j = 0; j < found.n; ++j) out.top.emplace_back(found.ids[j], found.values[j]);
+    }
+  }
 }
 
 void StepLoop::fail_queue(const std::string& code, const std::string& message, const std::string& subject) {

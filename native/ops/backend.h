@@ -68,6 +68,8 @@ class Executable {
   // Whether the device draws tokens itself: then prepare(), enqueue() and collect() work, and up to two steps may be
   // queued while the host decides what to do with the tokens of the first.
   virtual bool samples() const { return false; }
+  // Whether it gives the log-probabilities that a row asks for, too. Otherwise the row needs run() and the host.
+  virtual bool gives_logprobs(const RowSampling& row) const { return row.top_logprobs < 0; }
   // Once, before the first step: reserves what queued steps of up to so many decode rows need, so that none of them
   // allocates anything. Throws Error(kOutOfMemory).
   virtual void prepare(KvCache& cache, int64_t decode_rows) { (void)cache, (void)decode_rows; }
@@ -75,8 +77,9 @@ class Executable {
   // anything of the step has run; after any other error nothing is queued any more.
   virtual void enqueue(const StepBatch& batch, KvCache& cache, std::span<const RowSampling> sampling);
   // Waits for the oldest queued step and gives the tokens that it drew, one per logits row; -1: its logits were not
-  // finite numbers. After an error nothing is queued any more.
-  virtual void collect(std::span<int32_t> tokens);
+  // finite numbers. logprobs: as many, of which rows that asked for them are written, or empty when none did. After an
+  // error nothing is queued any more.
+  virtual void collect(std::span<int32_t> tokens, std::span<RowLogprobs> logprobs);
   // For work of the host between two steps: task(i) for i in [0, n), each once, on the threads that run the steps, the
   // caller among them. `task` must not throw.
   virtual void for_each(int64_t n, const std::function<void(int64_t)>& task) {

@@ -25,7 +25,19 @@ struct RowSampling {
   // The token that this row reads was drawn by the step before and is not in `adjustments` yet: penalties see it once
   // more than they say.
   bool counts_input = false;
+  // Log-probabilities of the row, before adjustments: -1: none; 0: of the token that is drawn; n: and of the n most
+  // likely ones.
+  int32_t top_logprobs = -1;
   std::span<const LogitAdjustment> adjustments;  // each id at most once
+};
+
+// What a device says of a row that asks for log-probabilities; alternatives best first, ties to the lower id.
+constexpr int32_t kMostDeviceLogprobs = 20;
+struct RowLogprobs {
+  float chosen;
+  int32_t n;
+  int32_t ids[kMostDeviceLogprobs];
+  float values[kMostDeviceLogprobs];
 };
 
 // How far a row's bits are independent of everything but its own sequence. kBatch: of the other rows of a step and

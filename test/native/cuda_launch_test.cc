@@ -55,7 +55,7 @@ Launches decode_step(const ModelConfig& config, int32_t rows) {
   take_launches();
   executable->enqueue({tokens, sequences, logits_rows}, *cache, std::vector<RowSampling>(static_cast<size_t>(rows)));
   std::vector<int32_t> drawn(static_cast<size_t>(rows));
-  executable->collect(drawn);
+  executable->collect(drawn, {});
   for (const int32_t token : drawn) CHECK(token >= 0 && token < config.vocab);
   return take_launches();
 }

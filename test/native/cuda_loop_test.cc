@@ -91,7 +91,17 @@ Request random_request(Random& random, int32_t vocab) {
   return r;
 }
 
-// The same requests in the same schedule: drawn on the device, and, asked for log-probabilities, by the host.
+// Of each token, and of as many alternatives as were asked for: `want` has more.
+bool same_logprobs(const Collected& got, const Collected& want) {
+  for (size_t i = 0; i < got.logprobs.size(); ++i) {
+    const TokenLogprob &a = got.logprobs[i], &b = want.logprobs.at(i);
+    if (a.logprob != b.logprob || !std::equal(a.top.begin(), a.top.end(), b.top.begin())) return false;
+  }
+  return true;
+}
+
+// The same requests in the same schedule: drawn on the device, and, asked for more log-probabilities than it gives, by
+// the host.
 void test_same_tokens(const ModelConfig& config, uint64_t stream, const char* name) {
   World world(config);
   std::array<std::map<int64_t, Collected>, 2> results;
@@ -100,7 +110,9 @@ void test_same_tokens(const ModelConfig& config, uint64_t stream, const char* na
     Driver driver(world.model, world.backend, world.options);
     for (int64_t id = 0; id < 5; ++id) {
       Request r = random_request(random, static_cast<int32_t>(config.vocab));
-      if (host) r.sampling.top_logprobs = 0;
+      r.sampling.top_logprobs = static_cast<int32_t>(random.between(-2, 4));
+      if (r.sampling.top_logprobs < 0) r.sampling.top_logprobs = -1;
+      if (host) r.sampling.top_logprobs = kMostDeviceLogprobs + 1;
       driver.submit(id, r);
       for (int64_t steps = random.between(0, 3); steps > 0; --steps) driver.step();
     }
@@ -114,6 +126,7 @@ void test_same_tokens(const ModelConfig& config, uint64_t stream, const char* na
     CHECK_MSG(got.ids == want.ids && got.segments == want.segments,
               std::string(name) + ", request " + std::to_string(id));
     CHECK(got.last.finish_reason == want.last.finish_reason && got.last.thinking_stop == want.last.thinking_stop);
+    CHECK(same_logprobs(got, want));
     tokens += static_cast<int64_t>(got.ids.size());
   }
   CHECK(tokens > 4);
@@ -146,6 +159,31 @@ void test_steady_state(const ModelConfig& config) {
   const Asked end = asked();
   CHECK(end.allocations == before.allocations && end.pinned_allocations == before.pinned_allocations);
   for (auto& [id, result] : driver.results) CHECK(result.ids.size() == 12);
+}
+
+// One that wants log-probabilities holds nobody up: its steps are launched one by one and queued ahead like all others.
+void test_logprobs_queued(const ModelConfig& config) {
+  World world(config);
+  Driver driver(world.model, world.backend, world.options);
+  Random random(seed(), 26);
+  for (int64_t id = 0; id < 3; ++id) {
+    Request r = plain_request(random.tokens(3, static_cast<int32_t>(config.vocab)), 12, static_cast<uint64_t>(id));
+    if (id == 1) r.sampling.top_logprobs = 2;
+    driver.submit(id, r);
+  }
+  for (int i = 0; i < 4; ++i) driver.step();
+  const Asked before = asked();
+  constexpr int kSteps = 4;
+  for (int i = 0; i < kSteps; ++i) driver.step();
+  const Asked after = asked();
+  CHECK(after.event_waits - before.event_waits == kSteps);
+  CHECK(after.synchronisations == before.synchronisations);
+  CHECK(after.allocations == before.allocations && after.pinned_allocations == before.pinned_allocations);
+  CHECK(after.graph_launches == before.graph_launches);
+  CHECK(after.copies - before.copies == kSteps * (config.n_experts > 0 ? 4 : 3));
+  driver.run();
+  CHECK(driver.results[1].logprobs.size() == 12 && driver.results[1].logprobs[3].top.size() == 2);
+  CHECK(driver.results[0].logprobs.empty());
 }
 
 void test_no_allocation_after_load(const ModelConfig& config) {
@@ -385,6 +423,7 @@ int main(int argc, char** argv) {
   timed("same tokens, sparse", [&] { test_same_tokens(moe_config(), stream++, "sparse"); });
   timed("steady state, dense", [] { test_steady_state(tiny_config()); });
   timed("steady state, sparse", [] { test_steady_state(moe_config()); });
+  timed("log-probabilities", [] { test_logprobs_queued(tiny_config()); });
   timed("allocations", [] { test_no_allocation_after_load(moe_config()); });
   timed("grade batch, dense", [] { test_batch_grade(tiny_config()); });
   timed("grade batch, sparse", [] { test_batch_grade(moe_config()); });

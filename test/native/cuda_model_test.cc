@@ -179,7 +179,7 @@ void test_queue(const char* name, const ModelConfig& config, int n_sequences, in
     if (step < steps) side.executable->enqueue({in, step_of(step), rows}, *side.cache, greedy);
     if (step == 0) continue;
     std::vector<int32_t> drawn(static_cast<size_t>(n_sequences));
-    side.executable->collect(drawn);
+    side.executable->collect(drawn, {});
     CHECK_MSG(drawn == want[static_cast<size_t>(step - 1)], std::string(name) + ": step " + std::to_string(step - 1));
   }
 }

@@ -35,7 +35,7 @@ Case random_case(Random& random, int vocab) {
   if (random.between(0, 1)) p.presence_penalty = random.normal(), p.frequency_penalty = random.normal();
   if (random.between(0, 1)) p.repetition_penalty = random.uniform(0.5f, 2.0f);
   p.seed = random.word(), p.choice = static_cast<int32_t>(random.between(0, 3));
-  p.top_logprobs = 0;
+  p.top_logprobs = static_cast<int32_t>(random.between(-1, kMostDeviceLogprobs));
   c.position = static_cast<uint64_t>(random.between(0, 100000));
   c.prompt = random.tokens(random.between(0, 10), vocab), c.generated = random.tokens(random.between(0, 20), vocab);
   std::set<int32_t> biased;
@@ -94,16 +94,39 @@ class Scratch {
   std::unique_ptr<DeviceArray<uint64_t>> memory_;
 };
 
+void check_logprobs(const RowLogprobs& got, const TokenLogprob& want) {
+  CHECK(got.chosen == want.logprob && static_cast<size_t>(got.n) == want.top.size());
+  for (size_t i = 0; i < want.top.size(); ++i)
+    CHECK(got.ids[i] == want.top[i].first && got.values[i] == want.top[i].second);
+}
+
+// Alternatives are found among what a row's blocks kept; logits that sample() overwrites are no use.
+void test_gives_logprobs() {
+  SamplingRow row = sampling_row(1, 1, 0, 0);
+  row.logprobs = 1 + kMostDeviceLogprobs;
+  CHECK(gives_logprobs(row, 151'936) && gives_logprobs(row, 200));
+  row.adjustments_end = 1;
+  CHECK(!gives_logprobs(row, 151'936));
+  row.top_k = 20;
+  CHECK(gives_logprobs(row, 151'936));
+  row.top_k = 100;
+  CHECK(!gives_logprobs(row, 151'936));
+  row.temperature = 0;
+  CHECK(gives_logprobs(row, 151'936));
+  row.logprobs = 2 + kMostDeviceLogprobs;
+  CHECK(!gives_logprobs(row, 151'936));
+}
+
 void test_batch(Random& random, int vocab, int rows) {
-  DeviceArray<float> logits(static_cast<size_t>(rows) * vocab, "logits"), raw(logits.size()),
-      logprobs(static_cast<size_t>(rows));
+  DeviceArray<float> logits(static_cast<size_t>(rows) * vocab, "logits"), raw(logits.size());
+  DeviceArray<RowLogprobs> logprobs(static_cast<size_t>(rows), "log-probabilities");
   DeviceArray<SamplingRow> plans(static_cast<size_t>(rows));
   DeviceArray<int32_t> ids(static_cast<size_t>(rows));
   const size_t words = static_cast<size_t>((vocab + 31) / 32);
   DeviceArray<uint32_t> mask(static_cast<size_t>(rows) * words);
   std::vector<TokenAdjustment> adjustments;
   std::vector<int32_t> want;
-  std::vector<float> want_logprob;
+  std::vector<TokenLogprob> want_logprobs;
   Sampler sampler(vocab);
   for (int r = 0; r < rows; ++r) {
     const Case c = random_case(random, vocab);
@@ -117,7 +140,7 @@ void test_batch(Random& random, int vocab, int rows) {
     plan.adjustments_begin = static_cast<int32_t>(adjustments.size());
     for (const TokenAdjustment& a : adjustments_of(c)) adjustments.push_back(a);
     plan.adjustments_end = static_cast<int32_t>(adjustments.size());
-    plan.masked = !c.mask.empty();
+    plan.masked = !c.mask.empty(), plan.logprobs = c.params.top_logprobs + 1;
     std::vector<int32_t> banned = c.banned;
     if (plan.masked) {
       std::copy(c.mask.begin(), c.mask.end(), mask.data() + static_cast<size_t>(r) * words);
@@ -129,7 +152,7 @@ void test_batch(Random& random, int vocab, int rows) {
     for (const int32_t id : c.generated) counts.add_generated(id);
     TokenLogprob logprob;
     want.push_back(sampler.sample(row.data(), c.params, counts, banned, c.position, &logprob));
-    want_logprob.push_back(logprob.logprob);
+    want_logprobs.push_back(logprob);
   }
   DeviceArray<TokenAdjustment> device_adjustments(adjustments.size() + 1);
   std::copy(adjustments.begin(), adjustments.end(), device_adjustments.begin());
@@ -142,7 +165,7 @@ void test_batch(Random& random, int vocab, int rows) {
     std::fill(ids.begin(), ids.begin() + n, -2);
     sample(nullptr, logits.data(), n, vocab, plans.data(), device_adjustments.data(), mask.data(), ids.data(), memory);
   }
-  log_probabilities(nullptr, raw.data(), rows, vocab, ids.data(), logprobs.data());
+  log_probabilities(nullptr, raw.data(), rows, vocab, plans.data(), ids.data(), logprobs.data(), memory);
 #if defined(QWEN3_GPU_CHECK)
   cudaDeviceSynchronize();
 #endif
@@ -150,7 +173,8 @@ void test_batch(Random& random, int vocab, int rows) {
     CHECK_MSG(ids[static_cast<size_t>(r)] == want[static_cast<size_t>(r)],
               "row " + std::to_string(r) + " of vocabulary " + std::to_string(vocab) + ": " +
                   std::to_string(ids[static_cast<size_t>(r)]) + " vs " + std::to_string(want[static_cast<size_t>(r)]));
-    CHECK(logprobs[static_cast<size_t>(r)] == want_logprob[static_cast<size_t>(r)]);
+    if (plans[static_cast<size_t>(r)].logprobs > 0)
+      check_logprobs(logprobs[static_cast<size_t>(r)], want_logprobs[static_cast<size_t>(r)]);
   }
 }
 
@@ -172,6 +196,7 @@ void test_broken_row() {
 int main(int argc, char** argv) {
   Run run(argc, argv);
   const int repeats = whole_suite(argc, argv) ? 20 : 2;
+  test_gives_logprobs();
   uint64_t stream = 0;
   on_every_schedule(
       [&] {

@@ -55,6 +55,11 @@ class DrawingExecutable final : public Executable {
   }
   void observe(Observer) override {}
   bool samples() const override { return true; }
+  // As CUDA: where what is drawn from can be told apart from what is reported.
+  bool gives_logprobs(const RowSampling& row) const override {
+    const bool adjusted = row.counts_input || !row.adjustments.empty();
+    return row.top_logprobs <= 3 && (!adjusted || row.temperature == 0 || (row.top_k > 0 && row.top_k < 10));
+  }
 
   void enqueue(const StepBatch& batch, KvCache& cache, std::span<const RowSampling> sampling) override {
     CHECK(steps_.size() < 2 && sampling.size() == batch.logits_rows.size());
@@ -69,14 +74,17 @@ class DrawingExecutable final : public Executable {
     step.tokens.assign(batch.tokens.begin(), batch.tokens.end());
     step.rows.assign(batch.logits_rows.begin(), batch.logits_rows.end());
     step.sampling.assign(sampling.begin(), sampling.end());
-    for (const RowSampling& row : sampling) step.changes.emplace_back(row.adjustments.begin(), row.adjustments.end());
+    for (const RowSampling& row : sampling) {
+      CHECK(row.top_logprobs < 0 || gives_logprobs(row));
+      step.changes.emplace_back(row.adjustments.begin(), row.adjustments.end());
+    }
     for (const StepSequence& s : batch.sequences) step.tables.emplace_back(s.block_table.begin(), s.block_table.end());
     step.sequences.assign(batch.sequences.begin(), batch.sequences.end());
     for (size_t i = 0; i < step.sequences.size(); ++i) step.sequences[i].block_table = step.tables[i];
     step.cache = &cache;
   }
 
-  void collect(std::span<int32_t> tokens) override {
+  void collect(std::span<int32_t> tokens, std::span<RowLogprobs> logprobs) override {
     CHECK(!steps_.empty());
     try {
       if (device_.before_collect) device_.before_collect(device_.queued);
@@ -87,6 +95,10 @@ class DrawingExecutable final : public Executable {
     execute(steps_.front());
     CHECK(tokens.size() == drawn_.size());
     std::copy(drawn_.begin(), drawn_.end(), tokens.begin());
+    const bool asked =
+        std::ranges::any_of(steps_.front().sampling, [](const auto& row) { return row.top_logprobs >= 0; });
+    CHECK(logprobs.size() == (asked ? tokens.size() : 0));
+    std::copy(logprobs_.begin(), logprobs_.begin() + static_cast<std::ptrdiff_t>(logprobs.size()), logprobs.begin());
     steps_.pop_front();
   }
 
@@ -106,11 +118,17 @@ class DrawingExecutable final : public Executable {
     }
     std::vector<float> logits(step.rows.size() * kVocab);
     inner_->run({step.tokens, step.sequences, step.rows}, *step.cache, logits.data());
-    drawn_.clear();
+    drawn_.clear(), logprobs_.assign(step.rows.size(), {});
     for (size_t i = 0; i < step.rows.size(); ++i) {
       const auto begin = logits.begin() + static_cast<std::ptrdiff_t>(i) * kVocab;
       drawn_.push_back(draw(sampler_, {begin, begin + kVocab}, step.sampling[i], step.changes[i],
                             step.tokens[static_cast<size_t>(step.rows[i])]));
+      const int32_t top = step.sampling[i].top_logprobs;
+      if (top < 0) continue;
+      const TokenLogprob found = sampler_.logprob(&*begin, drawn_.back(), top);
+      RowLogprobs& to = logprobs_[i];
+      to.chosen = found.logprob, to.n = static_cast<int32_t>(found.top.size());
+      for (size_t j = 0; j < found.top.size(); ++j) to.ids[j] = found.top[j].first, to.values[j] = found.top[j].second;
     }
   }
 
@@ -119,6 +137,7 @@ class DrawingExecutable final : public Executable {
   Sampler sampler_;
   std::deque<Step> steps_;
   std::vector<int32_t> drawn_;
+  std::vector<RowLogprobs> logprobs_;
 };
 
 // The scripted cache with the order of a device: what is queued is not waited for, so blocks are copied and poisoned
@@ -188,7 +207,6 @@ struct World {
     EngineOptions plain = options;
     plain.prefix_cache = false;
     r.speculation = {};
-    r.sampling.top_logprobs = -1;
     Driver driver(model, host, plain);
     driver.submit(0, std::move(r));
     driver.run();
@@ -210,7 +228,7 @@ Request random_request(Random& random) {
   if (random.between(0, 2) == 0) p.presence_penalty = random.uniform(-1, 2), p.frequency_penalty = random.uniform(0, 1);
   if (random.between(0, 3) == 0) p.repetition_penalty = random.uniform(0.7f, 1.6f);
   if (random.between(0, 3) == 0) p.logit_bias = {{'c', 2}, {'d', -30}};
-  if (random.between(0, 9) == 0) p.top_logprobs = 0;  // for the host
+  if (random.between(0, 2) == 0) p.top_logprobs = static_cast<int32_t>(random.between(0, 4));  // 4: for the host
   r.eos = {'$'};
   if (random.between(0, 2) == 0) r.stop = {"ab", "f.g"};
   if (random.between(0, 1) == 0) {
@@ -231,6 +249,11 @@ std::string difference_of_tokens(const Collected& got, const Collected& want) {
     if (got.ids[i] != want.ids[i] || got.segments[i] != want.segments[i] || got.forced[i] != want.forced[i])
       return "token " + std::to_string(i);
   }
+  for (size_t i = 0; i < std::min(n, got.logprobs.size()); ++i) {
+    if (got.logprobs[i].logprob != want.logprobs.at(i).logprob || got.logprobs[i].top != want.logprobs[i].top)
+      return "log-probability of token " + std::to_string(i);
+  }
+  if (got.logprobs.empty() != want.logprobs.empty() && n > 0) return "log-probabilities";
   if (got.ids.size() > want.ids.size() || (whole && got.ids.size() != want.ids.size())) {
     return "length " + std::to_string(got.ids.size()) + " for " + std::to_string(want.ids.size()) + " " +
            got.last.error_message;

@@ -72,6 +72,8 @@ class CudaKvCache final : public KvCache {
   int64_t n_blocks_;
 };
 
+static_assert(sizeof(qwen3_cuda_logprobs) == sizeof(RowLogprobs));
+
 class CudaExecutable final : public Executable {
  public:
   CudaExecutable(Shared handle, std::shared_ptr<const Program> program,
@@ -113,10 +115,20 @@ class CudaExecutable final : public Executable {
     drawn_ = static_cast<int64_t>(batch.logits_rows.size());
   }
 
-  void collect(std::span<int32_t> tokens) override {
+  bool gives_logprobs(const RowSampling& row) const override {
+    const qwen3_cuda_sampling plain = flatten(row);
+    return (*handle_)->gives_logprobs(executable_, &plain) != 0;
+  }
+
+  void collect(std::span<int32_t> tokens, std::span<RowLogprobs> logprobs) override {
+    if (!logprobs.empty() && logprobs.size() != tokens.size())
+      throw Error(ErrorCode::kInternal, "tokens and log-probabilities differ in number");
+    logprobs_.resize(logprobs.size());
     call([&](auto* error) {
-      return (*handle_)->collect(executable_, tokens.data(), static_cast<int32_t>(tokens.size()), error);
+      return (*handle_)->collect(executable_, tokens.data(), logprobs.empty() ? nullptr : logprobs_.data(),
+                                 static_cast<int32_t>(tokens.size()), error);
     });
+    if (!logprobs.empty()) std::memcpy(logprobs.data(), logprobs_.data(), logprobs.size_bytes());  // the same struct
   }
 
   void observe(Observer observer) override {
@@ -152,13 +164,29 @@ class CudaExecutable final : public Executable {
             batch.logits_rows.data()};
   }
 
+  // But for the adjustments themselves.
+  static qwen3_cuda_sampling flatten(const RowSampling& s) {
+    return {s.temperature,
+            s.top_p,
+            s.min_p,
+            s.top_k,
+            s.presence_penalty,
+            s.frequency_penalty,
+            s.repetition_penalty,
+            s.choice,
+            s.seed,
+            s.position,
+            s.counts_input ? 1 : 0,
+            static_cast<int32_t>(s.adjustments.size()),
+            nullptr,
+            s.top_logprobs};
+  }
+
   void flatten(std::span<const RowSampling> sampling) {
     sampling_.clear(), adjustments_.clear();
     for (const RowSampling& s : sampling) {
       for (const LogitAdjustment& a : s.adjustments) adjustments_.push_back({a.id, a.bias, a.count, a.banned ? 1 : 0});
-      sampling_.push_back({s.temperature, s.top_p, s.min_p, s.top_k, s.presence_penalty, s.frequency_penalty,
-                           s.repetition_penalty, s.choice, s.seed, s.position, s.counts_input ? 1 : 0,
-                           static_cast<int32_t>(s.adjustments.size()), nullptr});
+      sampling_.push_back(flatten(s));
     }
     const qwen3_cuda_adjustment* next = adjustments_.data();
     for (qwen3_cuda_sampling& s : sampling_) s.adjustments = std::exchange(next, next + s.n_adjustments);
@@ -181,6 +209,7 @@ class CudaExecutable final : public Executable {
   std::vector<qwen3_cuda_sequence> sequences_;
   std::vector<qwen3_cuda_sampling> sampling_;
   std::vector<qwen3_cuda_adjustment> adjustments_;
+  std::vector<qwen3_cuda_logprobs> logprobs_;
   int64_t drawn_ = 0;  // tokens that the step queued last draws
   Observer observer_;
   std::exception_ptr observer_error_;
