@@ -15,8 +15,10 @@ struct EngineOptions {
   int64_t context_length = 0;  // tokens per sequence; above the native window needs yarn
   int64_t kv_cache_bytes = 0;  // total of the paged pool
   DType kv_dtype = DType::kBF16;
-  int32_t max_sequences = 64;   // running at once; more wait in the queue
-  int32_t prefill_chunk = 512;  // rows of a step given to prefill
+  int32_t max_sequences = 64;  // running at once; more wait in the queue
+  // Rows of a step given to prefill; 0: as many as the backend says. Where others decode, at most prefill_beside of
+  // them: their next tokens wait for the whole step.
+  int32_t prefill_chunk = 0, prefill_beside = 2048;
   enum class Rope : uint8_t { kAuto, kStatic, kNever } rope = Rope::kAuto;
   std::optional<YarnConfig> yarn;  // per sequence under kAuto: a sequence that fits the native window is never scaled
   bool prefix_cache = true;

@@ -147,7 +147,9 @@ void Scheduler::choose_decodes() {
 
 void Scheduler::choose_prefills() {
   const auto prefills = [](const Sequence* s) { return s->size() - s->computed > 1 || s->request().want_score; };
-  int64_t rows_left = options_.prefill_chunk, score_left = options_.score_rows;
+  int64_t rows_left =
+      chosen_.empty() ? options_.prefill_chunk : std::min(options_.prefill_chunk, options_.prefill_beside);
+  int64_t score_left = options_.score_rows;
   int64_t sequences_left = std::count_if(running_.begin(), running_.end(), prefills);
   for (size_t i = 0; i < running_.size() && rows_left > 0; ++i) {
     Sequence* const s = running_[i];

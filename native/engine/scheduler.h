@@ -33,17 +33,17 @@ struct StepPlan {
   }
 };
 
-// Continuous batching. Every step carries one row for each sequence that decodes, then up to prefill_chunk rows of
-// those that have more to catch up (prompts, wrap-ups, restarts), shared evenly so that a short prompt never waits for
-// a long one. Order is the order of submission. When blocks run out, the youngest running sequence gives its own back
-// and waits: its tokens are kept and computed again later, which gives the same bits. What prefill leaves of its rows
-// may carry draft tokens, as many as make the expected tokens a second the most; they never push out a sequence. Not
-// thread safe.
+// Continuous batching. Every step carries one row for each sequence that decodes, then up to prefill_chunk rows
+// (prefill_beside, if that is less, where any decodes) of those that have more to catch up (prompts, wrap-ups,
+// restarts), shared evenly so that a short prompt never waits for a long one. Order is the order of submission. When
+// blocks run out, the youngest running sequence gives its own back and waits: its tokens are kept and computed again
+// later, which gives the same bits. What prefill leaves of its rows may carry draft tokens, as many as make the
+// expected tokens a second the most; they never push out a sequence. Not thread safe.
 class Scheduler {
  public:
   struct Options {
     int32_t max_sequences = 64;
-    int32_t prefill_chunk = 512;
+    int32_t prefill_chunk = 512, prefill_beside = 2048;
     int32_t score_rows = 64;  // logits rows that score requests may take of one step, together
     int32_t draft_rows = 64;  // draft tokens of one step, together: each takes a row of logits
     // Most tokens of a sequence under rope table 0, after which it is to be scaled.

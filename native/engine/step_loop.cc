@@ -17,7 +17,7 @@ namespace {
 void check_options(const EngineOptions& o, const ModelConfig& config) {
   if (o.context_length < 1) refuse("contextLength must be positive", "contextLength");
   if (o.max_sequences < 1) refuse("maxSequences must be positive", "maxSequences");
-  if (o.prefill_chunk < 1) refuse("the prefill chunk must be positive", "prefillChunk");
+  if (o.prefill_chunk < 0 || o.prefill_beside < 1) refuse("the prefill chunk must be positive", "prefillChunk");
   if (o.rope == EngineOptions::Rope::kStatic && !o.yarn) refuse("rope 'static' needs a yarnFactor", "rope");
   if (o.rope == EngineOptions::Rope::kAuto && !o.yarn && o.context_length > config.native_window) {
     refuse("a contextLength of " + std::to_string(o.context_length) + " is beyond the model's native window of " +
@@ -26,10 +26,10 @@ void check_options(const EngineOptions& o, const ModelConfig& config) {
   }
 }
 
-Scheduler::Options scheduler_options(const EngineOptions& o, const ModelConfig& config) {
+Scheduler::Options scheduler_options(const EngineOptions& o, int32_t prefill_chunk, const ModelConfig& config) {
   Scheduler::Options out;
   out.max_sequences = o.max_sequences;
-  out.prefill_chunk = o.prefill_chunk;
+  out.prefill_chunk = prefill_chunk, out.prefill_beside = o.prefill_beside;
   out.poison_blocks = o.poison_blocks;
   if (o.rope == EngineOptions::Rope::kAuto && o.yarn) out.unscaled_tokens = config.native_window;
   return out;
@@ -61,8 +61,9 @@ StepLoop::Parts StepLoop::make_parts(const Model& model, Backend& backend, const
   require_memory(n_blocks * parts.block_bytes, "the KV cache", backend.available_memory());
   parts.n_blocks = static_cast<int32_t>(n_blocks);
   parts.cache = backend.create_kv_cache(*parts.program, options.kv_dtype, n_blocks);
+  parts.prefill_chunk = options.prefill_chunk > 0 ? options.prefill_chunk : backend.prefill_rows(*parts.program);
   parts.executable = backend.compile(parts.program, model.weights(),
-                                     int64_t{options.max_sequences} + options.prefill_chunk, options.context_length);
+                                     int64_t{options.max_sequences} + parts.prefill_chunk, options.context_length);
   if (parts.executable->samples()) parts.executable->prepare(*parts.cache, options.max_sequences);
   return parts;
 }
@@ -78,7 +79,7 @@ StepLoop::StepLoop(std::shared_ptr<const Model> model, std::shared_ptr<Backend> 
       context_tokens_(std::min(options.context_length, int64_t{parts_.n_blocks} * kBlockSize)),
       rope_{options.rope, options.yarn.has_value(), model_->config().native_window},
       pool_(parts_.n_blocks, options.prefix_cache),
-      scheduler_(pool_, *parts_.cache, scheduler_options(options, model_->config())),
+      scheduler_(pool_, *parts_.cache, scheduler_options(options, parts_.prefill_chunk, model_->config())),
       samplers_(static_cast<size_t>(std::min<int64_t>(parts_.executable->host_threads(), options.max_sequences)),
                 Sampler(model_->config().vocab)) {
   for (const auto& weight : model_->weights()) weight_bytes_ += static_cast<int64_t>(weight->bytes);

@@ -62,7 +62,7 @@ class StepLoop {
   struct Parts {
     std::shared_ptr<const Program> program;
     int64_t block_bytes = 0;
-    int32_t n_blocks = 0;
+    int32_t n_blocks = 0, prefill_chunk = 0;
     std::unique_ptr<KvCache> cache;
     std::unique_ptr<Executable> executable;
   };

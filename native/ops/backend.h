@@ -122,6 +122,12 @@ class Backend {
                                         std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
   virtual int64_t kv_block_bytes(const Program& program, DType dtype) const = 0;  // K and V, all layers, one block
   virtual std::unique_ptr<KvCache> create_kv_cache(const Program& program, DType dtype, int64_t n_blocks) = 0;
+  // Rows of prefill that a step should take: as many as it takes for the device to be fast, and as memory, with weights
+  // and cache in place, allows.
+  virtual int32_t prefill_rows(const Program& program) const {
+    (void)program;
+    return 512;
+  }
   // `weights[id]` for every WeightId of the program; they outlive the executable (shared_ptr held by it).
   virtual std::unique_ptr<Executable> compile(std::shared_ptr<const Program> program,
                                               std::vector<std::shared_ptr<const Weight>> weights, int64_t max_rows,

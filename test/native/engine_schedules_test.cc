@@ -116,6 +116,7 @@ struct Totals {
 void schedule(Random& random, const World& w, Totals& totals) {
   EngineOptions options = w.options;
   options.prefill_chunk = static_cast<int32_t>(random.between(0, 3) ? random.between(1, 90) : 512);
+  options.prefill_beside = static_cast<int32_t>(random.between(1, 90));
   options.max_sequences = static_cast<int32_t>(random.between(1, 8));
   options.prefix_cache = random.between(0, 3) > 0;
   const int64_t blocks = random.between(0, 1) ? random.between(5, 9) : random.between(10, 40);

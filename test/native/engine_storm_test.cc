@@ -208,6 +208,31 @@ void prefill_is_fair() {
   driver.run();
 }
 
+// A prompt alone takes as many rows of a step as the backend says, beside a sequence that decodes no more than the
+// option says.
+void prefill_gives_way() {
+  World world;
+  world.backend->rows_of_prefill = 1000;
+  EngineOptions options;
+  options.context_length = 8192;
+  options.kv_cache_bytes = 400 * kBlockSize * 4;
+  options.prefill_beside = 90;
+  Driver driver(world.model, world.backend, options);
+  std::vector<size_t> rows;
+  world.backend->script.before_run = [&](const StepBatch& batch) { rows.push_back(batch.tokens.size()); };
+  Request r;
+  r.sampling.temperature = 0;
+  r.prompt.assign(2500, 3), r.max_tokens = 30;
+  driver.submit(0, r);
+  for (int i = 0; i < 4; ++i) driver.step();
+  CHECK((rows == std::vector<size_t>{1000, 1000, 500, 1}));
+  r.prompt.assign(200, 4), r.max_tokens = 2;
+  driver.submit(1, r);
+  for (int i = 0; i < 4; ++i) driver.step();
+  CHECK((rows == std::vector<size_t>{1000, 1000, 500, 1, 91, 91, 21, 2}));
+  driver.run();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -224,5 +249,6 @@ int main(int argc, char** argv) {
   namespaces_stay_apart(random);
   turn_two(random);
   prefill_is_fair();
+  prefill_gives_way();
   return run.finish();
 }

@@ -90,7 +90,9 @@ class ScriptedExecutable final : public Executable {
 class ScriptedBackend final : public Backend {
  public:
   Script script;
+  int32_t rows_of_prefill = 512;
   std::string_view name() const override { return "scripted"; }
+  int32_t prefill_rows(const Program&) const override { return rows_of_prefill; }
   int64_t packed_bytes(WeightUse, WeightFormat, int64_t, int64_t) const override { return 1; }
   std::unique_ptr<Weight> pack(WeightUse, WeightFormat, std::span<const MatrixSource>) override {
     return std::make_unique<Weight>();
