@@ -209,6 +209,7 @@ void add_attention(std::vector<Case>& cases, bool tiny) {
   } else {
     for (const int keys : {4096, 8192, 16384, 32768}) shapes.push_back({{32, 8, 128}, 1, keys, false});
     shapes.push_back({{64, 8, 128}, 1, 8192, false}), shapes.push_back({{32, 4, 128}, 1, 8192, false});
+    shapes.push_back({{40, 8, 128}, 1, 8192, false});  // a group of five: tiles of 125 rows
     shapes.push_back({{32, 8, 128}, 8, 4096, false});
     const int pairs[][2] = {{1, 8192},  {1, 32768},  {1, 131072}, {8, 8192},
                             {8, 32768}, {8, 131072}, {64, 8192},  {64, 16384}};

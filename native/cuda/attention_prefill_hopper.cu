@@ -1,6 +1,7 @@
 // Attention of many rows per sequence on sm_90a: TMA gathers of cache blocks, wgmma, a producer and two consumers.
 //
-// The tile is that of attention_prefill.cu, 128 rows of (token, q head of a group), 64 per consumer warpgroup. Key
+// The tile is that of attention_prefill.cu, 128 rows of (token, q head of a group; 125 for a group of five), 64 per
+// consumer warpgroup. Key
 // tiles are 128 keys, two cache blocks, 32 KB each of K and V; two stages of both and of Q are 192 KB. Tiles run from
 // the last key to the first, so that only the first one is masked. Within a warpgroup the scores of the next tile are
 // computed beside the product with V (FlashAttention-3, J. Shah et al. 2024, section 3.2), and the two warpgroups take
@@ -9,8 +10,8 @@
 //
 // Blocks are persistent; the host has dealt them their tasks, each a tile of one KV head (share_prefill). The producer
 // runs ahead into the next one, whose first scores are issued with the last product of the task before: a block of its
-// own per task spent 5 us of its time on beginning and ending. Long prompts run into the H200's power limit, so what saves energy saves time: Q is read from registers, not
-// from shared memory again with each tile of keys.
+// own per task spent 5 us of its time on beginning and ending. Long prompts run into the H200's power limit, so what
+// saves energy saves time: Q is read from registers, not from shared memory again with each tile of keys.
 
 #include "cuda/attention.h"
 
@@ -34,6 +35,12 @@ QWEN3_DEVICE Shared<Bf16> k_memory(int stage) {
 }
 QWEN3_DEVICE Shared<Bf16> v_memory(int stage) {
   return k_memory(stage) + 2 * kHalf;
+}
+
+// Rows of a tile that hold a token: q heads of a group stay together.
+QWEN3_HOST_DEVICE inline int rows_of(const HeadShape& heads) {
+  const int group = heads.n_q_heads / heads.n_kv_heads;
+  return kRows / group * group;
 }
 
 struct Barriers {
@@ -99,7 +106,7 @@ struct Producer {
     const Barriers barriers;
     const int n_tiles = (tile.key_end + kTileKeys - 1) / kTileKeys, row = sequence.row_begin + tile.token_begin;
     Task{n_tiles, tile.key_end, sequence.position_begin + tile.token_begin, row, tile.n_tokens, kv_head}.leave(slot);
-    mbarrier_arrive_expect(barriers.q_full(slot), kRows * kHeadDim * 2);
+    mbarrier_arrive_expect(barriers.q_full(slot), rows_of(heads) * kHeadDim * 2);
     for (int half = 0; half < 2; ++half) {
       tma_load(q_memory(slot) + half * kHalf, maps.q, barriers.q_full(slot), half * 64,
                kv_head * (heads.n_q_heads / heads.n_kv_heads), row);
@@ -398,6 +405,15 @@ QWEN3_DEVICE void consume(const HeadShape& heads, Bf16* out) {
   if (consumer == 0) take_turn(0);  // the turn that the other gave last
 }
 
+// Rows that no Q is copied to (of groups that do not divide 128) begin as zeros; their results go nowhere.
+QWEN3_DEVICE void clear_spare_rows(const HeadShape& heads) {
+  for (int i = rows_of(heads) * 16 + thread_index().x; i < kRows * 16; i += kThreads) {
+    for (int slot = 0; slot < kStages; ++slot) {
+      (q_memory(slot) + (i % 16 / 8 * kHalf + i / 16 * 64 + i % 8 * 8)).as<Words4>().store(0, {0, 0, 0, 0});
+    }
+  }
+}
+
 QWEN3_KERNEL(kThreads)
 prefill_hopper_kernel(QWEN3_GRID_CONSTANT const Maps maps, AttentionWork work, HeadShape heads, int64_t cache_rows,
                       Bf16* out) {
@@ -411,6 +427,7 @@ prefill_hopper_kernel(QWEN3_GRID_CONSTANT const Maps maps, AttentionWork work, H
     }
     fence_mbarrier_init();
   }
+  clear_spare_rows(heads);
   block_sync();
   grid_dependency_wait();
   if (thread_index().x < 128) {
@@ -434,8 +451,7 @@ TensorMap describe_cache(const Bf16* pool, int64_t rows) {
 }  // namespace
 
 bool prefill_on_hopper(const HeadShape& heads) {
-  const int group = heads.n_q_heads / heads.n_kv_heads;
-  return heads.head_dim == kHeadDim && kRows % group == 0;
+  return heads.head_dim == kHeadDim && heads.n_q_heads / heads.n_kv_heads <= 16;
 }
 
 void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache, int64_t n_blocks,

@@ -187,7 +187,11 @@ void check_supported(const qwen3_cuda_program& p) {
   if (p.n_q_heads % p.n_kv_heads != 0 || p.n_q_heads / p.n_kv_heads > 16)
     unsupported("more than 16 q heads per KV head");
   if (p.hidden % 8 != 0 || p.hidden > kMaxNormWidth) unsupported("hidden size " + std::to_string(p.hidden));
-  if (p.n_experts % 8 != 0 || p.n_experts > 256) unsupported(std::to_string(p.n_experts) + " experts");
+  if (p.n_experts % 8 != 0 || p.n_experts > kMoeMostExperts) unsupported(std::to_string(p.n_experts) + " experts");
+  for (int32_t i = 0; i < p.n_ops; ++i) {
+    if (p.ops[i].kind == kMoe && p.ops[i].top_k > kMoeMostChosen)
+      unsupported(std::to_string(p.ops[i].top_k) + " experts per token");
+  }
 }
 
 // Steps run on the cache's stream; graphs hold its addresses.

@@ -149,7 +149,7 @@ int prefill_tile_tokens(const HeadShape& heads);
 // q, out: bf16 [n_rows, n_q_heads * head_dim].
 void attention_prefill(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
                        const HeadShape& heads, Bf16* out);
-// The same on sm_90a, by TMA and wgmma, for head_dim 128 and groups that divide 128. n_blocks: of the cache; n_rows: of
+// The same on sm_90a, by TMA and wgmma, for head_dim 128 and groups of up to 16. n_blocks: of the cache; n_rows: of
 // q. work.tasks deals the tiles to `multiprocessors` blocks.
 bool prefill_on_hopper(const HeadShape& heads);
 void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache, int64_t n_blocks,
@@ -182,6 +182,8 @@ void moe_sort(Stream stream, const int32_t* ids, const MoeShape& shape, int32_t*
 
 // Router and sort in one launch, for up to kMoeFewRows rows and 256 assignments: the same results to the bit.
 constexpr int kMoeFewRows = 16;
+// Of a layer, and of them for a token: what the router's tile has shared memory for, and kMoeFewRows rows threads.
+constexpr int kMoeMostExperts = 128, kMoeMostChosen = 256 / kMoeFewRows;
 struct RouteFew {
   int32_t* ids;  // as moe_route and moe_sort write them
   float* shares;

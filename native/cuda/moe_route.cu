@@ -18,7 +18,7 @@ namespace {
 // the classes' sums in their order, each over its chunks ascending. Within a chunk the matrix instructions take k in a
 // permuted order, the same in both operands, so that a lane's 16 bytes of a row are its fragments of two of them.
 
-constexpr int kThreads = 256, kWarps = kThreads / 32, kMaxExperts = 256;
+constexpr int kThreads = 256, kWarps = kThreads / 32, kMaxExperts = kMoeMostExperts;
 constexpr int kClasses = 8, kChunk = 32;
 
 // d += the first or the second half of the chunk of 16 rows times that of 8 experts; low, high: of rows lane / 4 and
@@ -106,10 +106,11 @@ QWEN3_DEVICE int unit_at(int row, int unit) {
   return row * kStageK + (unit ^ (row % 2 * 4)) * 8;
 }
 
-template <int kExperts, int kStages>
-constexpr int kRouteBytes = kStages*(kTileRows + kExperts) * kStageK * 2 + kTileRows*(kExperts + 8) * 4;
+// As many stages as fit the shared memory of every chip (99 KB).
+constexpr int kExperts = kMaxExperts, kStages = 4;
+constexpr int kRouteBytes = kStages * (kTileRows + kExperts) * kStageK * 2 + kTileRows * (kExperts + 8) * 4;
+static_assert(kRouteBytes <= 99 * 1024);
 
-template <int kExperts, int kStages>
 QWEN3_KERNEL_OF(kThreads, 1)
 route_kernel(const Bf16* x, const Bf16* router, MoeShape shape, int32_t* ids, float* shares) {
   constexpr int kStage = (kTileRows + kExperts) * kStageK, kTiles = kExperts / 8 / 4;
@@ -473,16 +474,8 @@ route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to,
 }  // namespace
 
 void moe_route(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, int32_t* ids, float* shares) {
-  const auto run = [&](auto kernel, int shared_bytes) {
-    const LaunchShape grid{{(shape.n_rows + kTileRows - 1) / kTileRows, 1, 1}, {kThreads, 1, 1}, shared_bytes, true};
-    launch(stream, "moe_route", kernel, grid, x, router, shape, ids, shares);
-  };
-  // As many stages as fit the shared memory of every chip (99 KB).
-  if (shape.n_experts <= 128) {
-    run(route_kernel<128, 4>, kRouteBytes<128, 4>);
-  } else {
-    run(route_kernel<256, 2>, kRouteBytes<256, 2>);
-  }
+  const LaunchShape grid{{(shape.n_rows + kTileRows - 1) / kTileRows, 1, 1}, {kThreads, 1, 1}, kRouteBytes, true};
+  launch(stream, "moe_route", route_kernel, grid, x, router, shape, ids, shares);
 }
 
 void moe_sort(Stream stream, const int32_t* ids, const MoeShape& shape, int32_t* order, int32_t* offsets,

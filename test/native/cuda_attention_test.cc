@@ -169,9 +169,9 @@ void check_output(const Step& step, const std::string& what) {
 
 void test_attention(Random& random) {
   constexpr int kDims[] = {32, 64, 128};
-  constexpr int kGroups[] = {1, 2, 4, 8, 16};
+  constexpr int kGroups[] = {1, 2, 3, 4, 5, 7, 8, 16};
   const int kv_heads = static_cast<int>(random.between(1, 2));
-  const HeadShape heads{kGroups[random.between(0, 4)] * kv_heads, kv_heads, kDims[random.between(0, 2)]};
+  const HeadShape heads{kGroups[random.between(0, 7)] * kv_heads, kv_heads, kDims[random.between(0, 2)]};
   std::vector<SequencePlan> plans;
   for (int64_t n = random.between(1, 4); n > 0; --n) {
     const bool decode = random.between(0, 1);
@@ -188,10 +188,10 @@ void test_attention(Random& random) {
 // The same shapes on the path of sm_90a: chunks that begin and end anywhere in a block or a tile of 128 keys, more
 // tiles than blocks, flat and steep softmaxes.
 void test_hopper_attention(Random& random) {
-  constexpr int kGroups[] = {1, 2, 4, 8, 16};
+  constexpr int kGroups[] = {1, 2, 3, 4, 5, 7, 8, 16};
   const int kv_heads = static_cast<int>(random.between(1, 2));
-  const HeadShape heads{kGroups[random.between(0, 4)] * kv_heads, kv_heads, 128};
-  CHECK(prefill_on_hopper(heads) && !prefill_on_hopper({6, 2, 128}) && !prefill_on_hopper({4, 2, 64}));
+  const HeadShape heads{kGroups[random.between(0, 7)] * kv_heads, kv_heads, 128};
+  CHECK(prefill_on_hopper(heads) && !prefill_on_hopper({34, 2, 128}) && !prefill_on_hopper({4, 2, 64}));
   std::vector<SequencePlan> plans;
   for (int64_t n = random.between(1, 2); n > 0; --n) {
     plans.push_back({static_cast<int>(random.between(1, 50)), static_cast<int>(random.between(0, 300))});

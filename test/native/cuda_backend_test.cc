@@ -235,6 +235,12 @@ void test_refusals() {
   odd.head_dim = 48;
   const auto program = record_forward(odd, std::nullopt, WeightFormats(WeightFormat::kBF16));
   CHECK_THROWS_SUBJECT(cuda->kv_block_bytes(*program, DType::kBF16), ErrorCode::kUnsupported, "device");
+  for (const auto& [experts, chosen] : {std::pair{136, 8}, {12, 4}, {64, 17}}) {
+    ModelConfig many = tiny_moe_config();
+    many.n_experts = experts, many.top_k_experts = chosen;
+    const auto refused = record_forward(many, std::nullopt, WeightFormats(WeightFormat::kBF16));
+    CHECK_THROWS_SUBJECT(cuda->kv_block_bytes(*refused, DType::kBF16), ErrorCode::kUnsupported, "device");
+  }
 }
 
 // Memory runs out at every allocation in turn: an error, and the backend works afterwards.

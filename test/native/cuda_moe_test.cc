@@ -263,8 +263,8 @@ void test_router(Random& random) {
   shape.n_rows = static_cast<int>(random.between(1, random.between(0, 1) ? 16 : 40));
   shape.hidden = 8 * static_cast<int>(random.between(1, 80));
   shape.ffn = 8;
-  shape.n_experts = 8 * static_cast<int>(random.between(1, 32));
-  shape.top_k = static_cast<int>(random.between(1, std::min(16, shape.n_experts)));
+  shape.n_experts = 8 * static_cast<int>(random.between(1, kMoeMostExperts / 8));
+  shape.top_k = static_cast<int>(random.between(1, std::min(kMoeMostChosen, shape.n_experts)));
   shape.norm_topk_prob = random.between(0, 1);
   const Layer layer(random, shape);
   moe_route(nullptr, layer.x.data(), layer.router.data(), shape, layer.ids.data(), layer.shares.data());

@@ -5,10 +5,28 @@
 #include <cuda.h>
 
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
 
 #include "cuda/ptx/launch.h"
 
 namespace qwen3::cuda {
+
+bool waits_for_dependency(const void* kernel) {
+  static std::mutex lock;
+  static std::map<std::pair<int, const void*>, bool> known;
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  const std::lock_guard guard(lock);
+  const auto [found, added] = known.try_emplace({device, kernel}, false);
+  if (added) {
+    cudaFuncAttributes attributes{};
+    check_cuda(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+    found->second = attributes.ptxVersion >= 90;  // of what it was compiled from
+  }
+  return found->second;
+}
 
 int driver_version() {
   int version = 0;

@@ -33,6 +33,10 @@ inline void check_cuda(cudaError_t status, const char* what) {
               std::string(what) + ": " + cudaGetErrorName(status) + " (" + cudaGetErrorString(status) + ")");
 }
 
+// device/runtime.cu: whether the current device runs a build of the kernel in which grid_dependency_wait() is an
+// instruction. It is none below sm_90, and there nothing may overlap; PTX of compute_80 runs on newer chips too.
+bool waits_for_dependency(const void* kernel);
+
 template <class... Parameters, class... Arguments>
 void launch(Stream stream, const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             const Arguments&... arguments) {
@@ -48,7 +52,7 @@ void launch(Stream stream, const char* name, void (*kernel)(Parameters...), cons
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  config.numAttrs = shape.overlaps_previous ? 1 : 0;
+  config.numAttrs = shape.overlaps_previous && waits_for_dependency(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
   check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
 }
 
