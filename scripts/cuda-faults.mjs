@@ -1,6 +1,7 @@
 // Plants one fault at a time in a CUDA kernel and expects its emulation test to fail: a test of the tests. Run by
 // `npm run test:cuda` on its build folder. Each fault is a textual change of one line that must be there exactly once.
 import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -328,14 +329,15 @@ const faults = [
   ],
 ]
 
-/** Plants `all` faults, or half of them. Resolves to [caught, missed]. */
-export async function plantFaults(build, all) {
+/** Plants `all` faults, or half of them, by lot of `seed`. Resolves to [caught, missed]. */
+export async function plantFaults(build, all, seed = Math.floor(Math.random() * 2 ** 32)) {
   const folder = mkdtempSync(join(tmpdir(), 'qwen3-cuda-faults-'))
   const counts = [0, 0]
   // Half of them by lot: each takes seconds to compile, and over a few runs all have their turn.
-  const lots = [...faults.entries()].map((fault) => ({ fault, lot: Math.random() }))
-  const drawn = all ? lots : lots.toSorted((a, b) => a.lot - b.lot).slice(0, Math.ceil(lots.length / 2))
-  const waiting = drawn.map(({ fault }) => fault)
+  if (!all) console.log(`planted faults: --fault-seed ${seed}`)
+  const lot = ([name]) => createHash('sha256').update(`${seed} ${name}`).digest('hex')
+  const waiting = [...faults.entries()]
+  if (!all) waiting.sort(([, a], [, b]) => (lot(a) < lot(b) ? -1 : 1)).splice(Math.ceil(faults.length / 2))
   // Two at a time: compiling and running one fault is single threaded.
   const work = async () => {
     for (let next = waiting.shift(); next; next = waiting.shift()) {

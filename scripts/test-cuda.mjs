@@ -1,7 +1,8 @@
 // `npm run test:cuda`: the CUDA kernels without a GPU. Everything, gpu_check and gpu_bench too, compiles for sm_80 and sm_90a (where
 // nvcc is there; warnings are errors, and so are spills and stack frames), every kernel and whole tiny models run on the host
 // emulation, faults planted in the kernels are found, models run through the addon on the emulated device, and gpu_bench at tiny
-// shapes. `--no-nvcc` leaves the compiling out; `--long` plants every fault, not half of them by lot.
+// shapes. `--no-nvcc` leaves the compiling out; `--long` plants every fault, not half of them by lot
+// (`--fault-seed N`: the lot of an earlier run).
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { checkPtxas } from './check-ptxas.mjs'
@@ -11,6 +12,8 @@ import { buildNative, has, installPackages, requireBuildTools, root, run } from 
 requireBuildTools()
 const folder = join(root, 'build-cuda-tests')
 const nvcc = has('nvcc') && !process.argv.includes('--no-nvcc')
+const at = process.argv.indexOf('--fault-seed')
+const faultSeed = at > 0 ? Number(process.argv[at + 1]) : undefined
 const options = ['-DQWEN3_ADDON=OFF', '-DQWEN3_CUDA_TESTS=ON', `-DQWEN3_CUDA=${nvcc ? 'ON' : 'OFF'}`]
 const generator = has('ninja') ? ['-G', 'Ninja'] : []
 run('cmake', ['-S', root, '-B', folder, ...generator, ...options, '-DQWEN3_CUDA_ARCHITECTURES=80;90a'])
@@ -41,7 +44,7 @@ else {
   failed += Number(summary[1])
 }
 // Planted faults must be found by the tests that just passed.
-const [caught, missed] = failed === 0 ? await plantFaults(folder, process.argv.includes('--long')) : [0, 0]
+const [caught, missed] = failed === 0 ? await plantFaults(folder, process.argv.includes('--long'), faultSeed) : [0, 0]
 passed += caught
 failed += missed
 // Three files on two cores: they take one, one and two minutes. Models through the addon, on the emulated device; and what runs on the day of a GPU.

@@ -55,7 +55,7 @@ describe.skipIf(!process.env.QWEN3_CUDA_LIBRARY?.includes('emulated'))('CUDA on 
           })
           .result()
       const drawn = await Promise.all([ask(1), ask(2)])
-      const chosen = await Promise.all([ask(1, 0), ask(2, 0)]) // log-probabilities are the host's
+      const chosen = await Promise.all([ask(1, 0), ask(2, 0)]) // by the host: penalties, and no small top-k
       expect(drawn.map(({ ids }) => ids)).toEqual(chosen.map(({ ids }) => ids))
       expect(drawn.map(({ ids }) => ids.length)).toEqual([4, 4])
       await model.close()

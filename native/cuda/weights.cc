@@ -21,7 +21,8 @@ void check_shape(WeightUse use, WeightFormat format, int64_t rows, int64_t cols)
   }
   if (cols % 8 != 0 || rows % 2 != 0 || (use == WeightUse::kGateUp && rows % 16 != 0)) {
     unsupported("a matrix of " + std::to_string(rows) + " x " + std::to_string(cols) +
-                    " does not fit the CUDA kernels: columns must be a multiple of 8",
+                    " does not fit the CUDA kernels: columns must be a multiple of 8, rows even, and gate and up of " +
+                    "a multiple of 8 rows each",
                 "model");
   }
 }
