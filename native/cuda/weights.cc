@@ -54,9 +54,8 @@ void convert(DType from, const std::byte* data, int64_t n, bool to_bf16_values, 
   }
 }
 
-void read_rows(const qwen3_cuda_source& source, int64_t begin, int64_t end, std::vector<std::byte>& raw) {
-  raw.resize(static_cast<size_t>((end - begin) * source.cols * dtype_bytes(static_cast<DType>(source.dtype))));
-  if (source.read(source.context, begin, end, raw.data()) != 0) {
+void read_rows(const qwen3_cuda_source& source, int64_t begin, int64_t end, std::byte* to) {
+  if (source.read(source.context, begin, end, to) != 0) {
     throw Error(ErrorCode::kAborted, "reading the weights was given up");
   }
 }
@@ -79,24 +78,32 @@ struct Part {
 
 // Writes rows of a source, `group` at a time with gaps of the same size (group 0: without gaps).
 void fill_rows(const qwen3_cuda_source& source, int64_t begin, int64_t end, bool bf16, int64_t group, std::byte* to) {
-  std::vector<std::byte> raw;
-  read_rows(source, begin, end, raw);
   const auto dtype = static_cast<DType>(source.dtype);
   const int64_t cols = source.cols, row_bytes = cols * (bf16 ? 2 : 4);
   const int64_t step = group ? group : end - begin;
+  if (bf16 && dtype == DType::kBF16) {  // straight to where they are sent from
+    for (int64_t r = 0; r < end - begin; r += step)
+      read_rows(source, begin + r, begin + std::min(r + step, end - begin), to + (group ? 2 * r : r) * row_bytes);
+    return;
+  }
+  std::vector<std::byte> raw(static_cast<size_t>((end - begin) * cols * dtype_bytes(dtype)));
+  read_rows(source, begin, end, raw.data());
   for (int64_t r = 0; r < end - begin; r += step) {
     convert(dtype, raw.data() + r * cols * dtype_bytes(dtype), std::min(step, end - begin - r) * cols, bf16,
             to + (group ? 2 * r : r) * row_bytes);
   }
 }
 
-// Vectors come as n rows of one element; matrices in rows that fit a piece, for gate and up both of them.
+// Vectors come as n rows of one element; matrices in rows that fit a piece, for gate and up both of them. Those of an
+// expert, of a few megabytes, are cut for several threads too, into parts worth a copy of their own.
 std::vector<Part> cut(std::span<const qwen3_cuda_source> sources, bool gate_up, int64_t row_bytes) {
   constexpr auto kPieceBytes = static_cast<int64_t>(Loader::kPieceBytes);
   const int64_t fitting = kPieceBytes / row_bytes / (gate_up ? 2 : 1);
   if (fitting < 8)
     unsupported("a matrix row of " + std::to_string(row_bytes) + " bytes is beyond what CUDA loads", "model");
-  const int64_t step = fitting / 8 * 8;
+  const int64_t worth = Loader::kWorthBytes / row_bytes / (gate_up ? 2 : 1), rows = sources.front().rows;
+  const int64_t wanted = std::max(worth, (rows + 2 * Loader::kThreads - 1) / (2 * Loader::kThreads));
+  const int64_t step = std::min(fitting / 8, wanted / 8 + 1) * 8;
   std::vector<Part> parts;
   int64_t row = 0;
   for (const qwen3_cuda_source& source : sources.first(gate_up ? 1 : sources.size())) {

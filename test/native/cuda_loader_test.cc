@@ -70,8 +70,7 @@ void test_linear(Loader& loader, DType dtype) {
 }
 
 // 8 rows of gate, 8 of up, ...
-void test_gate_up(Loader& loader) {
-  const int64_t cols = 512, rows = 20008;
+void test_gate_up(Loader& loader, int64_t rows, int64_t cols) {
   Source gate{seed(), rows, cols, DType::kBF16}, up{seed() + 9, rows, cols, DType::kBF16};
   const qwen3_cuda_source sources[] = {gate.plain(), up.plain()};
   const auto weight = pack_weight(loader, WeightUse::kGateUp, WeightFormat::kBF16, sources);
@@ -125,7 +124,7 @@ int main(int argc, char** argv) {
     loader.stream();
     test_many(loader);
     test_linear(loader, completion == Completion::kLate ? DType::kF32 : DType::kBF16);
-    test_gate_up(loader);
+    test_gate_up(loader, 20008, 512), test_gate_up(loader, 768, 2048);
     test_failing_source(loader);
   }
   return run.finish();
