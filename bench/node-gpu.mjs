@@ -1,11 +1,12 @@
 #!/usr/bin/env node
 // What Node sees of a GPU, through the public API of the built package (dist): prints one JSON object.
 //
-//   node bench/node-gpu.mjs [--models random:qwen3-0.6b,random:qwen3-8b] [--streams 1,8,64] [--tokens 128] [--seconds 60]
+//   node bench/node-gpu.mjs [--models random:qwen3-0.6b,random:qwen3-8b] [--streams 1,8,64] [--tokens 128] [--prompt 8192]
+//     [--seconds 60]
 //
 // For nano and nano-moe: whether greedy text on 'cuda' is that of 'cpu', and a problem answered at three budgets. For each of
-// --models: time to load, tokens per second of so many streams at once (median of three rounds after one to warm up). No model
-// begins after --seconds.
+// --models: time to load, prompt tokens per second of one prompt, tokens per second of so many streams at once (medians of three
+// rounds after one to warm up). No model begins after --seconds.
 import { parseArgs } from 'node:util'
 import { Qwen3 } from '../dist/lib/index.mjs'
 
@@ -14,6 +15,7 @@ const { values: flags } = parseArgs({
     models: { type: 'string', default: 'random:qwen3-0.6b,random:qwen3-4b,random:qwen3-8b,random:qwen3-30b-a3b' },
     streams: { type: 'string', default: '1,8,64' },
     tokens: { type: 'string', default: '128' },
+    prompt: { type: 'string', default: '8192' },
     seconds: { type: 'string', default: '60' },
   },
 })
@@ -40,8 +42,19 @@ async function embedded(name) {
 async function speed(name) {
   const loading = performance.now()
   const streams = flags.streams.split(',').map(Number)
-  const model = await Qwen3.load(name, { device: 'cuda', contextLength: 2048, maxSequences: Math.max(...streams) })
-  const result = { loadSeconds: (performance.now() - loading) / 1000, tokensPerSecond: {} }
+  const length = Number(flags.prompt)
+  const contextLength = Math.max(2048, length + 1)
+  const model = await Qwen3.load(name, { device: 'cuda', contextLength, maxSequences: Math.max(...streams) })
+  const result = { loadSeconds: (performance.now() - loading) / 1000, prompt: {}, tokensPerSecond: {} }
+  const prompts = []
+  for (let round = 0; round < 4; round++) {
+    // Another one each time: nothing of it is in the prefix cache.
+    const ids = Array.from({ length }, (_, i) => 1000 + ((i * 7919 + round * 104_729) % 100_000))
+    const begin = performance.now()
+    await model.generate(ids, { maxTokens: 1, ignoreEos: true }).result()
+    prompts.push(length / ((performance.now() - begin) / 1000))
+  }
+  result.prompt[length] = prompts.slice(1).sort((a, b) => a - b)[1]
   for (const n of streams) {
     const rates = []
     for (let round = 0; round < 4; round++) {

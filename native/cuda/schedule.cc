@@ -85,8 +85,9 @@ void schedule_attention(std::span<const StepSequence> sequences, const HeadShape
 }
 
 void share_prefill(const HeadShape& heads, int n_blocks, AttentionSchedule& s) {
-  s.tasks.assign(static_cast<size_t>(n_blocks) + 1, 0);
+  s.tasks.clear();
   if (s.prefill.empty()) return;
+  s.tasks.assign(static_cast<size_t>(n_blocks) + 1, 0);
   const auto tiles = static_cast<int32_t>(s.prefill.size());
   struct Block {
     int64_t load;

@@ -32,7 +32,7 @@ int32_t most_splits(int32_t n_keys);  // of a row that sees so many or fewer
 void schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, AttentionSchedule& out);
 // Deals the tiles of schedule.prefill, for each KV head, to n_blocks persistent blocks: in an order that leaves K and V
 // in the L2 for the next who need them, each task to the block that has least to do so far. Every block of the first
-// min(n_blocks, tasks) has one.
+// min(n_blocks, tasks) has one. Without tiles there are no tasks at all.
 void share_prefill(const HeadShape& heads, int n_blocks, AttentionSchedule& schedule);
 // For steps made by hand: sequences of one row decode, unless one_class.
 AttentionSchedule schedule_attention(std::span<const StepSequence> sequences, const HeadShape& heads, bool one_class);
