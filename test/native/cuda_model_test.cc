@@ -231,6 +231,10 @@ int main(int argc, char** argv) {
       test_queue("random, emulated", tiny(false), 2, 3);
       test_queue("random experts, emulated", tiny(true), 2, 3);
     }
+    // A weight of 16 MB, which decoding rows on sm_90a stream by TMA and wgmma.
+    ModelConfig wide = tiny(false);
+    wide.hidden = 128, wide.vocab = 65536;
+    test_model("random, a head of 16 MB, emulated", wide, 2, 1);
   }
   return run.finish();
 }
