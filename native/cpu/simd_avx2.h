@@ -152,9 +152,13 @@ inline I idot_words(I acc, I a, I b) {
 inline I ibyte_products(I w, I x) {
   return _mm256_maddubs_epi16(w, x);
 }
-// x, in a register at this place of the program. GCC 12 reorders sums of integers: it forms all products of a group
-// first, and spills them.
+// x, in a register at this place of the program. GCC 12 moves sums: of integers it forms all products of a group first,
+// of floats it mixes the parts of a step, and spills what then has no register.
 inline I ikept(I x) {
+  asm("" : "+x"(x));
+  return x;
+}
+inline F vkept(F x) {
   asm("" : "+x"(x));
   return x;
 }
