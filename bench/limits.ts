@@ -15,7 +15,7 @@ import { environment, repository } from './support/environment'
 interface Limits {
   threads: number
   read: { threads: number; gigabytesPerSecond: number; pattern: object }[]
-  arithmetic: { isa: string; f32Gflops: number; bf16Gflops: number; int8Gops: number }[]
+  arithmetic: { isa: string; f32Gflops: number; bf16Gflops: number; int8Gops: number; int4Gops: number }[]
 }
 
 const { values: flags } = parseArgs({
@@ -31,8 +31,8 @@ const output = execFileSync(benchProgram('limits_tool'), flags.threads ? ['--thr
 const limits = JSON.parse(output) as Limits
 for (const { threads, gigabytesPerSecond, pattern } of limits.read)
   console.log(`read, ${threads} threads: ${gigabytesPerSecond.toFixed(1)} GB/s  ${JSON.stringify(pattern)}`)
-for (const { isa, f32Gflops, bf16Gflops, int8Gops } of limits.arithmetic) {
-  const rates = { f32: f32Gflops, bf16: bf16Gflops, int8: int8Gops }
+for (const { isa, f32Gflops, bf16Gflops, int8Gops, int4Gops } of limits.arithmetic) {
+  const rates = { f32: f32Gflops, bf16: bf16Gflops, int8: int8Gops, int4: int4Gops }
   const known = Object.entries(rates).filter(([, rate]) => rate > 0)
   console.log(`${isa.padEnd(11)} ${known.map(([name, rate]) => `${name} ${rate.toFixed(0)}`).join(', ')} GOP/s`)
 }

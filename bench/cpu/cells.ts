@@ -58,6 +58,8 @@ export interface Roofs {
   readSamples?: number[]
   bf16Gflops: number
   int8Gops: number
+  /** Missing in results before it was measured apart. */
+  int4Gops?: number
 }
 
 /**
@@ -72,7 +74,8 @@ export function ceiling({ shape, task }: Cell, bits: number, roofs: Roofs): numb
   if (kind === 'prefill') {
     const linear = 2 * context * (active.layers + active.experts + active.router) + 2 * active.head
     const attention = (4 * layers * qHeads * headDim * context * (context + 1)) / 2
-    const peak = 1e9 * (bits < 16 ? Math.max(roofs.int8Gops, roofs.bf16Gflops) : roofs.bf16Gflops)
+    const integer = bits < 8 ? (roofs.int4Gops ?? roofs.int8Gops) : roofs.int8Gops
+    const peak = 1e9 * (bits < 16 ? Math.max(integer, roofs.bf16Gflops) : roofs.bf16Gflops)
     return context / (linear / peak + attention / (1e9 * roofs.bf16Gflops))
   }
   const touched = experts === 0 ? 0 : (experts / topK) * (1 - (1 - topK / experts) ** batch)

@@ -111,14 +111,14 @@ export function compare(cell: Cell, summary: ReturnType<typeof summarise>, floor
   const { cold } = floors
   const ours = { ...side('ours'), ...(cold && { cold: { readyMs: round(ready(cold)), peak: cold.memory.peak } }) }
   const peer = { ...side('peer'), flashAttention: floors.flashAttention }
-  const { readGigabytesPerSecond, readSamples, bf16Gflops, int8Gops } = floors.roofs
+  const { readGigabytesPerSecond, readSamples, bf16Gflops, int8Gops, int4Gops } = floors.roofs
   const figures = {
     disturbed: summary.disturbed,
     ratio: isLoad ? summary.readyRatio : summary.ratio,
     ...(isLoad && { memoryRatio: round(ours.memory.peak / peer.memory.peak) }),
     ours,
     peer,
-    roofs: { readGigabytesPerSecond, readSamples, bf16Gflops, int8Gops },
+    roofs: { readGigabytesPerSecond, readSamples, bf16Gflops, int8Gops, int4Gops },
   }
   return { figures, text: line(cellName(cell), figures) }
 }

@@ -5,7 +5,7 @@
 //             [--kv int8|bf16|f32] [--context N] [--rounds N] [--experts] [--ops] [--json]
 //
 // bytes: weights and cache that an operation must read once. flops: two per multiply-add of its products. The peak is
-// that of the weights' format: int8 for the integer formats. --ops: a line per operation too.
+// that of the weights' format. --ops: a line per operation too.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -150,7 +150,8 @@ class Bench {
     floor_gbs_ = limits_.read_gbs();
     peak_ = options_.weights == WeightFormat::kF32    ? limits_.f32_flops()
             : options_.weights == WeightFormat::kBF16 ? limits_.bf16_flops()
-                                                      : limits_.int8_ops();
+            : options_.weights == WeightFormat::kInt8 ? limits_.int8_ops()
+                                                      : limits_.int4_ops();
     if (options_.json) {
       std::printf("{\"isa\": \"%s\", \"threads\": %d, \"readGBs\": %.2f, \"peakGflops\": %.1f, \"lines\": [",
                   isa_.c_str(), pool_.size(), limits_.read_gbs(), peak_ / 1e9);

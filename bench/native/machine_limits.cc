@@ -164,15 +164,16 @@ double spin_rate(SpinLoop spin, int threads) {
   return best;
 }
 
-ArithmeticLimit level(const char* isa, SpinLoop f32, SpinLoop bf16, SpinLoop int8, int threads) {
-  return {isa, spin_rate(f32, threads), spin_rate(bf16, threads), spin_rate(int8, threads)};
+ArithmeticLimit level(const char* isa, SpinLoop f32, SpinLoop bf16, SpinLoop int8, int threads,
+                      SpinLoop int4 = nullptr) {
+  return {isa, spin_rate(f32, threads), spin_rate(bf16, threads), spin_rate(int8, threads), spin_rate(int4, threads)};
 }
 
 std::vector<ArithmeticLimit> measure_arithmetic(int threads) {
   std::vector<ArithmeticLimit> levels{level("scalar", spin_f32_plain, nullptr, nullptr, threads)};
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    levels.push_back(level("avx2", spin_f32_256, nullptr, spin_int8_256, threads));
+    levels.push_back(level("avx2", spin_f32_256, nullptr, spin_int8_256, threads, spin_int4_256));
   if (!__builtin_cpu_supports("avx512f")) return levels;
   levels.push_back(level("avx512", spin_f32_512, nullptr, nullptr, threads));
   if (__builtin_cpu_supports("avx512vnni"))
@@ -202,10 +203,13 @@ double Limits::f32_flops() const {
   return best_of(arithmetic, &ArithmeticLimit::f32_flops);
 }
 double Limits::bf16_flops() const {
-  return best_of(arithmetic, &ArithmeticLimit::bf16_flops);
+  return std::max(f32_flops(), best_of(arithmetic, &ArithmeticLimit::bf16_flops));
 }
 double Limits::int8_ops() const {
   return best_of(arithmetic, &ArithmeticLimit::int8_ops);
+}
+double Limits::int4_ops() const {
+  return std::max(int8_ops(), best_of(arithmetic, &ArithmeticLimit::int4_ops));
 }
 
 Limits measure_limits(const LimitsOptions& options) {
@@ -244,12 +248,14 @@ std::string to_json(const Limits& limits) {
   comma = "";
   for (const ArithmeticLimit& one : limits.arithmetic) {
     append(out, "%s{\"isa\": \"%s\", \"f32Gflops\": %.1f, ", comma, one.isa.c_str(), one.f32_flops / 1e9);
-    append(out, "\"bf16Gflops\": %.1f, \"int8Gops\": %.1f}", one.bf16_flops / 1e9, one.int8_ops / 1e9);
+    append(out, "\"bf16Gflops\": %.1f, \"int8Gops\": %.1f, ", one.bf16_flops / 1e9, one.int8_ops / 1e9);
+    append(out, "\"int4Gops\": %.1f}", one.int4_ops / 1e9);
     comma = ", ";
   }
   append(out, "], \"readGigabytesPerSecond\": %.2f, \"f32Gflops\": %.1f, ", limits.read_gbs(),
          limits.f32_flops() / 1e9);
-  append(out, "\"bf16Gflops\": %.1f, \"int8Gops\": %.1f}", limits.bf16_flops() / 1e9, limits.int8_ops() / 1e9);
+  append(out, "\"bf16Gflops\": %.1f, \"int8Gops\": %.1f, ", limits.bf16_flops() / 1e9, limits.int8_ops() / 1e9);
+  append(out, "\"int4Gops\": %.1f}", limits.int4_ops() / 1e9);
   return out;
 }
 

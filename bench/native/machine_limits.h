@@ -30,6 +30,7 @@ struct ReadLimit {
 struct ArithmeticLimit {
   std::string isa;  // "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"
   double f32_flops = 0, bf16_flops = 0, int8_ops = 0;
+  double int4_ops = 0;  // 0: as int8
 };
 
 struct Limits {
@@ -37,11 +38,12 @@ struct Limits {
   double mebibytes = 0;                     // of the array that is read: far above the caches
   std::vector<ReadLimit> read;              // [threads], 1 to `threads` threads
   std::vector<ArithmeticLimit> arithmetic;  // the levels that this machine has
-  // The best of all levels; 0 where none has the instruction.
+  // The best of all levels. bf16 at least at the rate of f32, to which it widens in a shift; int4 at that of int8.
   double read_gbs() const { return read.empty() ? 0 : read.back().gbs; }
   double f32_flops() const;
   double bf16_flops() const;
   double int8_ops() const;
+  double int4_ops() const;
 };
 
 struct LimitsOptions {

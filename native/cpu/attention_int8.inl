@@ -8,7 +8,7 @@ struct F32xS8 {
   using A = float;
   using B = int8_t;
   static constexpr int kDepth = 1;
-  static constexpr int kRegistersPerB = 1;
+  static constexpr int kParts = 1;
   using Vector = F;
   static inline Vector load_b(const B* b) { return vload_s8(b); }
   static inline F multiply_add(F acc, const A* a, Vector b) { return vfma(vset(a[0]), b, acc); }

@@ -58,8 +58,8 @@ void CpuExecutable::prepare_quantised() {
   for (const auto& shared : weights_) {
     const auto& w = static_cast<const PackedWeight&>(*shared);
     if (w.use == WeightUse::kVector || !is_integer(w.format)) continue;
-    all = std::max(all, QuantisedRows(w.format, w.cols, rows).bytes);
-    own = std::max(own, QuantisedRows(w.format, w.cols, kOwnRows).bytes);
+    all = std::max(all, QuantisedRows(kernels_, w.format, w.cols, rows).bytes);
+    own = std::max(own, QuantisedRows(kernels_, w.format, w.cols, kOwnRows).bytes);
   }
   if (all == 0) return;
   quantised_ = Buffer(all);

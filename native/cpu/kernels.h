@@ -68,6 +68,7 @@ struct QuantiseArgs {
   int64_t group, n_groups;  // 32 or 64; n_groups * group >= cols, the rest is 0
   // What a correction is: -offset * (sum of the group's s8) as int32; offset 0: -(sum / 16) as f32.
   int32_t offset;
+  int32_t value_bytes;   // of an element of out: 1, or KernelTable::int8_activation_bytes
   int8_t* out;           // [n_groups * group]
   float* scales;         // [n_groups], meta_stride apart
   int32_t* corrections;  // likewise
@@ -150,6 +151,8 @@ struct KernelTable {
   const char* name;
   bool bf16_products;  // products of bf16 with bf16 are native: activations of that type are kept as Store::kBf16
   int64_t row_group;   // rows of the highest register tile of a product: rows are cut into multiples of it
+  // How rows for int8 weights are kept. 2: as int16, each four in the order 0 2 1 3 (linear_words.inl).
+  int32_t int8_activation_bytes = 1;
   // Panels [panel_begin, panel_end) for rows [row_begin, row_end).
   void (*linear_f32_f32)(const LinearArgs* args, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                          int64_t panel_end);

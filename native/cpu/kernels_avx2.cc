@@ -23,6 +23,7 @@ inline F vload_bf16_n(const uint16_t*, int) {
 #include "cpu/linear.inl"
 #include "cpu/quantise.inl"
 #include "cpu/linear_int.inl"
+#include "cpu/linear_words.inl"
 #include "cpu/attention.inl"
 #include "cpu/attention_int8.inl"
 // clang-format on
@@ -30,14 +31,15 @@ inline F vload_bf16_n(const uint16_t*, int) {
 const KernelTable table = {
     .name = "avx2",
     .bf16_products = false,
-    .row_group = kWideRows,
+    .row_group = kIntRows,
+    .int8_activation_bytes = Int8Words::kValue,
     .linear_f32_f32 = linear<F32xF32>,
-    .linear_f32_bf16 = linear<F32xBf16>,
+    .linear_f32_bf16 = linear<F32xBf16InParts>,
     .linear_bf16_bf16 = nullptr,
-    .linear_int8 = linear_int<Int8>,
-    .linear_int4 = linear_int<Int4>,
-    .linear_int4_offset = linear_int<Int4Offset>,
-    .quantise = quantise,
+    .linear_int8 = linear_int<Int8Words>,
+    .linear_int4 = linear_int<Int4Words>,
+    .linear_int4_offset = linear_int<Int4OffsetWords>,
+    .quantise = quantise_words,
     .fit_int8 = fit_int8,
     .fit_int4 = fit_int4,
     .encode = encode,

@@ -20,6 +20,7 @@ struct Bf16xBf16 {
   using A = uint16_t;
   using B = uint16_t;
   static constexpr int kDepth = 2;
+  static constexpr int kParts = 1;
   using Vector = __m512bh;
   static inline Vector load_b(const B* b) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(b)); }
   static inline __m512bh broadcast(const A* a) {

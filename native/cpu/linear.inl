@@ -3,9 +3,9 @@
 // A panel of 32 output columns is read once per group of rows and stays in the second-level cache while the groups pass
 // (32 x 1024 bf16 = 64 kB); x comes from the first or second level. With 512-bit vectors a tile is 12 rows x 2 vectors:
 // 24 accumulators cover the latency of the multiply-add and leave registers for two weights and a broadcast. With fewer
-// registers it is 4 x 2. One or two rows take the whole panel width at once, so that memory streams in one direction.
-// While a few rows wait for memory rather than compute, lower tiles of equal height are faster.
-constexpr int kWideRows = W == 16 ? 12 : 4;
+// registers it is 5 x 2 (8 lanes) or 4 x 2. One or two rows take the whole panel width at once, so that memory streams
+// in one direction. While a few rows wait for memory rather than compute, lower tiles of equal height are faster.
+constexpr int kWideRows = W == 16 ? 12 : W == 8 ? 5 : 4;
 constexpr int kWideVectors = 2;
 constexpr int kFirstRows = W == 16 ? 8 : 4;
 constexpr int kFewRows = 2;

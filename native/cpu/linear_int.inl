@@ -5,10 +5,10 @@
 // by a tile of at most kIntFirstRows rows, whose activations stay in the first level beside it; asking for its bytes
 // ahead by instruction only disturbed the processor's own prefetching (measured on Zen 4, distances of 512 bytes to a
 // panel), but for one row of int4: it waits at the end of each page, where the processor's prefetching stops.
-constexpr int kIntRows = W == 16 ? 12 : 4;
+constexpr int kIntRows = W == 16 ? 12 : W == 8 ? 6 : 4;
 constexpr int kIntVectors = 2;
 constexpr int kIntFewRows = W == 16 ? 6 : 1;
-constexpr int kIntFirstRows = W == 16 ? 8 : 4;
+constexpr int kIntFirstRows = W == 16 ? 8 : kIntRows;
 // A page and a half. 9 % faster steps (Zen 4, six alternating runs each; 3 and 4 kB ahead, and other levels: 0 to 5 %;
 // int8, which takes longer over a page: nothing).
 constexpr int64_t kInt4Ahead = 6144;
@@ -18,7 +18,16 @@ struct Int8 {
   static constexpr int kGroups = 1;  // of a block
   static constexpr int kWords = 16;  // vectors of four bytes a lane that a group's column has
   static constexpr int64_t kScales = kBlock * kPanel;
+  static constexpr int64_t kValue = 1;  // bytes of an activation
   static constexpr bool kCorrect = kUnsignedDot;
+  static constexpr bool kOffset = false;
+  // sum += the products of a group.
+  template <int R, int C>
+  static inline __attribute__((always_inline)) void add_group(I (&sum)[R][C], const int8_t* x, int64_t ldx,
+                                                              const uint8_t* w) {
+#pragma GCC unroll 16
+    for (int word = 0; word < kWords; ++word) add(sum, x, ldx, w, word);
+  }
   template <int R, int C>
   static inline void add(I (&sum)[R][C], const int8_t* x, int64_t ldx, const uint8_t* w, int word) {
     I wide[C];
@@ -43,7 +52,15 @@ struct Int4 {
   static constexpr int kGroups = 2;
   static constexpr int kWords = 4;
   static constexpr int64_t kScales = kBlock * kPanel / 2;
+  static constexpr int64_t kValue = 1;
   static constexpr bool kCorrect = true;
+  static constexpr bool kOffset = false;
+  template <int R, int C>
+  static inline __attribute__((always_inline)) void add_group(I (&sum)[R][C], const int8_t* x, int64_t ldx,
+                                                              const uint8_t* w) {
+#pragma GCC unroll 16
+    for (int word = 0; word < kWords; ++word) add(sum, x, ldx, w, word);
+  }
   template <int R, int C>
   static inline void add(I (&sum)[R][C], const int8_t* x, int64_t ldx, const uint8_t* w, int word) {
     I both[C], half[C];
@@ -69,6 +86,7 @@ struct Int4 {
 struct Int4Offset : Int4 {
   static constexpr int64_t kBytes = kInt4OffsetBlockBytes;
   static constexpr bool kCorrect = false;
+  static constexpr bool kOffset = true;
   static constexpr int64_t kZeros = kInt4BlockBytes;
 };
 
@@ -95,23 +113,22 @@ inline __attribute__((always_inline)) void int_group(const IntTile& t, int64_t a
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) sum[r][c] = D::kCorrect ? iset(corrections[r]) : iset(0);
   }
-  const int8_t* x = t.x + at * (kBlock / D::kGroups);
+  const int8_t* x = t.x + at * (kBlock / D::kGroups) * D::kValue;
   const uint8_t* w = block + group * (D::kScales / D::kGroups) + column * 4;
-#pragma GCC unroll 16
-  for (int word = 0; word < D::kWords; ++word) D::template add<R, C>(sum, x, t.x_stride, w, word);
+  D::template add_group<R, C>(sum, x, t.x_stride, w);
   const uint16_t* scales = reinterpret_cast<const uint16_t*>(block + D::kScales) + group * kPanel + column;
   F scale[C], zero[C];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) {
     scale[c] = vload_f16(scales + c * W);
-    if constexpr (__is_same(D, Int4Offset)) zero[c] = vload_u8(block + D::kZeros + group * kPanel + column + c * W);
+    if constexpr (D::kOffset) zero[c] = vload_u8(block + D::kZeros + group * kPanel + column + c * W);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       F value = ito_f(sum[r][c]);
-      if constexpr (__is_same(D, Int4Offset)) {  // exact, fused or not: 24 bits hold every value
+      if constexpr (D::kOffset) {  // exact, fused or not: 24 bits hold every value
         float part;
         __builtin_memcpy(&part, corrections + r, sizeof part);
         value = vfma(zero[c], vset(part), value);

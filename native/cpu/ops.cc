@@ -78,7 +78,7 @@ void CpuExecutable::run(const RmsNormOp& op, Team& team) {
 
 // Quantises rows [0, n_rows) of x for products with weights of an integer format, and points `args` at them.
 void CpuExecutable::quantise(Team& team, const Activation& x, int64_t n_rows, WeightFormat format, LinearArgs& args) {
-  const QuantisedRows rows(format, x.cols, n_rows);
+  const QuantisedRows rows(kernels_, format, x.cols, n_rows);
   const bool own = n_rows <= kOwnRows;
   char* base = (own ? own_quantised_[static_cast<size_t>(team.thread())] : quantised_).as<char>();
   const auto quantise_row = [&](int64_t row) {

@@ -7,7 +7,7 @@ struct F32xF32 {
   using A = float;
   using B = float;
   static constexpr int kDepth = 1;
-  static constexpr int kRegistersPerB = 1;
+  static constexpr int kParts = 1;
   using Vector = F;
   static inline Vector load_b(const B* b) { return vload(b); }
   static inline F multiply_add(F acc, const A* a, Vector b) { return vfma(vset(a[0]), b, acc); }
@@ -21,7 +21,7 @@ struct F32xBf16 {
   using A = float;
   using B = uint16_t;
   static constexpr int kDepth = 2;
-  static constexpr int kRegistersPerB = 2;
+  static constexpr int kParts = 1;
   using Vector = Pairs;
   static inline Vector load_b(const B* b) { return vload_pairs(b); }
   static inline F multiply_add(F acc, const A* a, const Vector& b) {
@@ -30,6 +30,12 @@ struct F32xBf16 {
   static inline F first_half(F acc, const A* a, const Vector& b) { return vfma(vset(a[0]), b.even, acc); }
   static inline void store_a(A* a, F v, int n) { vstore_n(a, vround_bf16(v), n); }
   static inline F value(F v) { return vround_bf16(v); }
+};
+
+// The same, taking the odd halves of b when the even ones have been used: with 16 registers a tile of 5 x 2 fits.
+struct F32xBf16InParts : F32xBf16 {
+  static constexpr int kParts = 2;
+  static inline F load_part(const B* b, int part) { return part ? vload_pairs(b).odd : vload_pairs(b).even; }
 };
 
 // ahead: memory that is needed next is asked for, as many bytes a step as the step reads of b; null: none.
@@ -44,13 +50,27 @@ inline void product_tile(const typename M::A* a, int64_t lda, const typename M::
     for (int c = 0; c < CV; ++c) acc[r][c] = scale ? vload(out + r * ldo + c * W) * vset(scale[r]) : vset(0.0f);
   }
   for (int64_t s = 0; s < steps; ++s) {
-    typename M::Vector bv[CV];
+    if constexpr (M::kParts == 2) {
+#pragma GCC unroll 2
+      for (int part = 0; part < 2; ++part) {
+        F bv[CV];
 #pragma GCC unroll 8
-    for (int c = 0; c < CV; ++c) bv[c] = M::load_b(b + c * W * M::kDepth);
+        for (int c = 0; c < CV; ++c) bv[c] = M::load_part(b + c * W * M::kDepth, part);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
+        for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int c = 0; c < CV; ++c) acc[r][c] = M::multiply_add(acc[r][c], a + r * lda, bv[c]);
+          for (int c = 0; c < CV; ++c) acc[r][c] = vkept(vfma(vset(a[r * lda + part]), bv[c], acc[r][c]));
+        }
+      }
+    } else {
+      typename M::Vector bv[CV];
+#pragma GCC unroll 8
+      for (int c = 0; c < CV; ++c) bv[c] = M::load_b(b + c * W * M::kDepth);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int c = 0; c < CV; ++c) acc[r][c] = M::multiply_add(acc[r][c], a + r * lda, bv[c]);
+      }
     }
     a += M::kDepth;
     b += ldb;

@@ -133,3 +133,39 @@ inline I idot8(I acc, I w, I x) {
   const I centred = _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80)));
   return idot4(acc, _mm256_abs_epi8(centred), _mm256_sign_epi8(x, centred));
 }
+
+// Words of 16 bits, two to a lane.
+inline I ilower_bytes(I x) {  // of each word, as numbers
+  return _mm256_and_si256(x, _mm256_set1_epi16(0xff));
+}
+inline I iupper_bytes(I x) {
+  return _mm256_srli_epi16(x, 8);
+}
+inline I iadd_words(I a, I b) {
+  return _mm256_add_epi16(a, b);
+}
+// acc + both products of each lane's words.
+inline I idot_words(I acc, I a, I b) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+}
+// Products of bytes, w unsigned and x signed; the sum of two neighbours must fit a word.
+inline I ibyte_products(I w, I x) {
+  return _mm256_maddubs_epi16(w, x);
+}
+// x, in a register at this place of the program. GCC 12 moves sums: of integers it forms all products of a group first,
+// of floats it mixes the parts of a step, and spills what then has no register.
+inline I ikept(I x) {
+  asm("" : "+x"(x));
+  return x;
+}
+inline F vkept(F x) {
+  asm("" : "+x"(x));
+  return x;
+}
+// 32 bytes, widened: four of them, 0 1 2 3, become the words 0 2 1 3, which meet ilower_bytes and iupper_bytes.
+inline void istore_pairs(int16_t* p, I bytes) {
+  const I even = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), odd = _mm256_srai_epi16(bytes, 8);
+  const I low = _mm256_unpacklo_epi32(even, odd), high = _mm256_unpackhi_epi32(even, odd);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute2x128_si256(low, high, 0x20));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 16), _mm256_permute2x128_si256(low, high, 0x31));
+}

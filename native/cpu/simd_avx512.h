@@ -136,3 +136,6 @@ inline I idot8(I acc, I w, I x) {
   return idot4(acc, _mm512_abs_epi8(centred), signed_x);
 }
 #endif
+inline F vkept(F x) {  // as in simd_avx2.h, where registers are short
+  return x;
+}

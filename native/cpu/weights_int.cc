@@ -117,9 +117,10 @@ IntFormat int_format(WeightFormat format) {
   }
 }
 
-QuantisedRows::QuantisedRows(WeightFormat format, int64_t cols, int64_t n_rows) {
+QuantisedRows::QuantisedRows(const KernelTable& kernels, WeightFormat format, int64_t cols, int64_t n_rows) {
   const int64_t k = n_blocks_of(cols) * kBlock;
-  row_stride = odd_lines(k);
+  value_bytes = format == WeightFormat::kInt8 ? kernels.int8_activation_bytes : 1;
+  row_stride = odd_lines(checked_mul(k, value_bytes));
   n_groups = k / int_format(format).group;
   meta_stride = odd_lines(n_rows * 4) / 4;
   scales = checked_mul(n_rows, row_stride);
@@ -132,7 +133,7 @@ QuantiseArgs QuantisedRows::args(WeightFormat format, const void* x, Store store
   const IntFormat f = int_format(format);
   QuantiseArgs out{};
   out.x = x, out.store = store, out.cols = cols;
-  out.group = f.group, out.n_groups = n_groups, out.offset = f.offset;
+  out.group = f.group, out.n_groups = n_groups, out.offset = f.offset, out.value_bytes = value_bytes;
   out.out = reinterpret_cast<int8_t*>(base + row * row_stride);
   out.scales = reinterpret_cast<float*>(base + scales) + row;
   out.corrections = reinterpret_cast<int32_t*>(base + corrections) + row;

@@ -17,12 +17,13 @@ struct IntFormat {
 bool is_integer(WeightFormat format);
 IntFormat int_format(WeightFormat format);  // of an integer format
 
-// Up to n_rows quantised rows of activations in one buffer: the rows of s8, then f32 scales and corrections
-// [n_groups, meta_stride]. Strides are odd numbers of cache lines.
+// Up to n_rows quantised rows of activations in one buffer, as the kernels want them: the rows, then f32 scales and
+// corrections [n_groups, meta_stride]. Strides are odd numbers of cache lines.
 struct QuantisedRows {
   int64_t row_stride, n_groups, meta_stride;  // bytes, -, elements
   int64_t scales, corrections, bytes;         // offsets, total
-  QuantisedRows(WeightFormat format, int64_t cols, int64_t n_rows);
+  int32_t value_bytes;
+  QuantisedRows(const KernelTable& kernels, WeightFormat format, int64_t cols, int64_t n_rows);
   QuantiseArgs args(WeightFormat format, const void* x, Store store, int64_t cols, char* base, int64_t row) const;
   // x and what belongs to it.
   void set(LinearArgs& args, const char* base) const;

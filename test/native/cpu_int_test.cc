@@ -3,6 +3,7 @@
 // the packed weights and the rounded activations stand for. All operands end at a page that cannot be read or written.
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "cpu/dispatch.h"
@@ -193,14 +194,20 @@ void activations(Random& random, const KernelTable& kernels) {
             std::memcpy(input.data() + 4 * i, &v, 4);
           }
         }
-        const QuantisedRows layout(format, cols, 1);
+        const QuantisedRows layout(kernels, format, cols, 1);
         // The last correction ends where the page does.
         Guarded<char> out(static_cast<size_t>(layout.bytes - 4 * (layout.meta_stride - 1)));
         const QuantiseArgs args =
             layout.args(format, input.data(), half ? Store::kBf16 : Store::kF32, cols, out.data(), 0);
         kernels.quantise(&args);
         const Quantised want = quantise_plainly(x, int_format(format).group, layout.n_groups);
-        CHECK(std::memcmp(want.q.data(), args.out, want.q.size()) == 0);
+        if (layout.value_bytes == 1) CHECK(std::memcmp(want.q.data(), args.out, want.q.size()) == 0);
+        for (size_t i = 0; layout.value_bytes == 2 && i < want.q.size(); ++i) {
+          const size_t at = i / 4 * 4 + std::array{0, 2, 1, 3}[i % 4];
+          int16_t got;
+          std::memcpy(&got, args.out + 2 * at, 2);
+          CHECK(got == want.q[i]);
+        }
         for (size_t g = 0; g < want.scales.size(); ++g) {
           CHECK(same_float(args.scales[static_cast<int64_t>(g) * args.meta_stride], want.scales[g]));
           if (args.offset) {
@@ -223,12 +230,11 @@ struct Product {
   Finish finish;
   int64_t rows, n, k;
   std::unique_ptr<PackedWeight> packed;
-  std::unique_ptr<Guarded<char>> weight, x;
-  QuantisedRows layout;
+  std::unique_ptr<Guarded<char>> weight;
   std::vector<float> input, before;  // [rows, k], [rows, n]
 
   Product(Random& random, WeightFormat f, Finish fin, int64_t r, int64_t out_cols, int64_t cols, float bad = 0)
-      : format(f), finish(fin), rows(r), n(out_cols), k(cols), layout(f, cols, r) {
+      : format(f), finish(fin), rows(r), n(out_cols), k(cols) {
     const bool gated = finish == Finish::kSiluMul;
     const std::vector<float> a = random.normals(n * k, 0.5f), b = random.normals(n * k, 0.5f);
     std::vector<MatrixSource> sources = {matrix(a, n, k)};
@@ -238,26 +244,27 @@ struct Product {
     std::memcpy(weight->data(), packed->data.data(), weight->size());
     input = random.normals(rows * k), before = random.normals(rows * n);
     if (bad != 0) input[static_cast<size_t>(random.between(0, rows * k - 1))] = bad;
-    // The last row's last correction ends where the page does.
-    x = std::make_unique<Guarded<char>>(static_cast<size_t>(layout.bytes - 4 * (layout.meta_stride - rows)));
-    for (int64_t i = 0; i < rows; ++i) {
-      const QuantiseArgs args = layout.args(f, input.data() + i * k, Store::kF32, k, x->data(), i);
-      kernels_scalar()->quantise(&args);
-    }
   }
 
   // Rows [begin, end) computed in one call.
   std::vector<float> run(const KernelTable& kernels, int64_t begin, int64_t end) const {
     Guarded<float> out(std::vector<float>(before.begin() + begin * n, before.begin() + end * n));
+    const int64_t n_rows = end - begin;
+    const QuantisedRows layout(kernels, format, k, n_rows);
+    // The last row's last correction ends where the page does.
+    Guarded<char> x(static_cast<size_t>(layout.bytes - 4 * (layout.meta_stride - n_rows)));
+    for (int64_t i = 0; i < n_rows; ++i) {
+      const QuantiseArgs one = layout.args(format, input.data() + (begin + i) * k, Store::kF32, k, x.data(), i);
+      kernels.quantise(&one);
+    }
     LinearArgs args{};
-    layout.set(args, x->data());
-    args.x = x->data() + begin * layout.row_stride, args.x_scales += begin, args.x_corrections += begin;
+    layout.set(args, x.data());
     args.weight = weight->data(), args.steps = packed->steps, args.n = n;
     args.out = out.data(), args.out_stride = n, args.store = Store::kF32, args.finish = finish;
     const auto kernel = format == WeightFormat::kInt8   ? kernels.linear_int8
                         : format == WeightFormat::kInt4 ? kernels.linear_int4
                                                         : kernels.linear_int4_offset;
-    kernel(&args, 0, end - begin, 0, packed->n_panels);
+    kernel(&args, 0, n_rows, 0, packed->n_panels);
     return {out.data(), out.data() + out.size()};
   }
 
@@ -265,7 +272,7 @@ struct Product {
   double exact(int64_t row, int64_t column) const {
     const int64_t group = int_format(format).group;
     const std::vector<float> xs(input.begin() + row * k, input.begin() + (row + 1) * k);
-    const Quantised q = quantise_plainly(xs, group, layout.n_groups);
+    const Quantised q = quantise_plainly(xs, group, packed->steps * kBlock / group);
     double sums[2] = {0, 0};
     const bool gated = finish == Finish::kSiluMul;
     for (int part = 0; part < (gated ? 2 : 1); ++part) {
@@ -321,6 +328,32 @@ void products(Random& random, const std::vector<const KernelTable*>& levels) {
   }
 }
 
+// The largest sums: weights at the ends of their range, activations all +-127, signs alike, opposed or by lot.
+void extremes(Random& random, const std::vector<const KernelTable*>& levels) {
+  for (const WeightFormat format : kFormats) {
+    const int64_t weight_bytes = kBlock * kPanel / (format == WeightFormat::kInt8 ? 1 : 2);
+    const int64_t block_bytes = int_format(format).block_bytes;
+    for (int way = 0; way < 12; ++way) {
+      Product p(random, format, Finish::kStore, 7, 64, 192);
+      for (float& x : p.input) x = way % 3 == 0 ? 1.0f : way % 3 == 1 ? -1.0f : random.between(0, 1) ? 1.0f : -1.0f;
+      const uint8_t low = format == WeightFormat::kInt8 ? 1 : 0;
+      for (int64_t block = 0; block < p.packed->n_panels * p.packed->steps; ++block) {
+        uint8_t* q = reinterpret_cast<uint8_t*>(p.weight->data()) + block * block_bytes;
+        for (int64_t i = 0; i < weight_bytes; ++i) {
+          q[i] = way / 3 == 0 ? 255 : way / 3 == 1 ? low : random.between(0, 1) ? 255 : low;
+          if (way / 3 == 3 && low == 0) q[i] = random.between(0, 1) ? 0x0f : 0xf0;
+        }
+      }
+      const std::vector<float> want = p.run(*kernels_scalar(), 0, p.rows);
+      for (const KernelTable* kernels : levels) {
+        const std::vector<float> got = p.run(*kernels, 0, p.rows);
+        CHECK_MSG(std::memcmp(want.data(), got.data(), want.size() * 4) == 0,
+                  std::string(kernels->name) + " " + format_name(format) + " way " + std::to_string(way));
+      }
+    }
+  }
+}
+
 void bad_activations_spoil_their_row_alone(Random& random, const KernelTable& kernels) {
   for (const WeightFormat format : kFormats) {
     for (const float bad : {NAN, INFINITY, -INFINITY}) {
@@ -359,6 +392,7 @@ int main(int argc, char** argv) {
     activations(random, *kernels);
     bad_activations_spoil_their_row_alone(random, *kernels);
   }
+  extremes(random, levels);
   products(random, levels);
   return run.finish();
 }
