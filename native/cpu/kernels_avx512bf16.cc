@@ -12,7 +12,7 @@ namespace {
 // clang-format off
 #include "cpu/simd_avx512.h"
 #include "cpu/simd_avx512bf16.h"
-#include "cpu/product.inl"
+#include "cpu/kernels_common.inl"
 // clang-format on
 
 // bf16 times bf16 in pairs, accumulated in f32 (VDPBF16PS).
@@ -38,39 +38,13 @@ struct Bf16xBf16 {
   static inline F value(F v) { return vfrom_bf16(vto_bf16(v)); }
 };
 
-// Each builds on those above.
-// clang-format off
-#include "cpu/elementwise.inl"
-#include "cpu/linear.inl"
-#include "cpu/quantise.inl"
-#include "cpu/linear_int.inl"
-#include "cpu/attention.inl"
-#include "cpu/attention_int8.inl"
-// clang-format on
-
-const KernelTable table = {
-    .name = "avx512bf16",
-    .bf16_products = true,
-    .row_group = kWideRows,
-    .linear_f32_f32 = linear<F32xF32>,
-    .linear_f32_bf16 = linear<F32xBf16>,
-    .linear_bf16_bf16 = linear<Bf16xBf16>,
-    .linear_int8 = linear_int<Int8>,
-    .linear_int4 = linear_int<Int4>,
-    .linear_int4_offset = linear_int<Int4Offset>,
-    .quantise = quantise,
-    .fit_int8 = fit_int8,
-    .fit_int4 = fit_int4,
-    .encode = encode,
-    .rms_norm = rms_norm,
-    .norm_rope = norm_rope,
-    .attention_f32 = attention<F32xF32>,
-    .attention_bf16 = attention<Bf16xBf16>,
-    .attention_int8 = attention_int8,
-    .combine = combine,
-    .softmax = softmax,
-    .add_scaled = add_scaled,
-};
+constexpr KernelTable table = [] {
+  KernelTable t = common_table("avx512bf16");
+  t.bf16_products = true;
+  t.linear_bf16_bf16 = linear<Bf16xBf16>;
+  t.attention_bf16 = attention<Bf16xBf16>;
+  return t;
+}();
 
 }  // namespace
 

@@ -9,50 +9,13 @@
 namespace qwen3::cpu {
 namespace {
 
-#include "cpu/simd_avx512.h"
-
-// No activation is kept as bf16 at this level (KernelTable::bf16_products).
-inline void vstore_bf16_n(uint16_t*, F, int) {
-  __builtin_trap();
-}
-inline F vload_bf16_n(const uint16_t*, int) {
-  __builtin_trap();
-}
-
-// Each builds on those above.
 // clang-format off
-#include "cpu/product.inl"
-#include "cpu/elementwise.inl"
-#include "cpu/linear.inl"
-#include "cpu/quantise.inl"
-#include "cpu/linear_int.inl"
-#include "cpu/attention.inl"
-#include "cpu/attention_int8.inl"
+#include "cpu/simd_avx512.h"
+#include "cpu/simd_no_bf16.h"
+#include "cpu/kernels_common.inl"
 // clang-format on
 
-const KernelTable table = {
-    .name = "avx512vnni",
-    .bf16_products = false,
-    .row_group = kWideRows,
-    .linear_f32_f32 = linear<F32xF32>,
-    .linear_f32_bf16 = linear<F32xBf16>,
-    .linear_bf16_bf16 = nullptr,
-    .linear_int8 = linear_int<Int8>,
-    .linear_int4 = linear_int<Int4>,
-    .linear_int4_offset = linear_int<Int4Offset>,
-    .quantise = quantise,
-    .fit_int8 = fit_int8,
-    .fit_int4 = fit_int4,
-    .encode = encode,
-    .rms_norm = rms_norm,
-    .norm_rope = norm_rope,
-    .attention_f32 = attention<F32xF32>,
-    .attention_bf16 = attention<F32xBf16>,
-    .attention_int8 = attention_int8,
-    .combine = combine,
-    .softmax = softmax,
-    .add_scaled = add_scaled,
-};
+constexpr KernelTable table = common_table("avx512vnni");
 
 }  // namespace
 
