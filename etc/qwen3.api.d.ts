@@ -358,7 +358,7 @@ export interface LoadOptions {
      * Instruction set of the CPU kernels; default `'auto'`: the best that the machine has. A forced one works or throws
      * `UNSUPPORTED`. `qwen3 doctor` lists those of a machine.
      */
-    isa?: 'auto' | 'scalar' | 'avx2' | 'avx512' | 'avx512vnni' | 'avx512bf16' | 'amx' | (string & {});
+    isa?: 'auto' | 'scalar' | 'avx2' | 'avxvnni' | 'avx512' | 'avx512vnni' | 'avx512bf16' | 'amx' | (string & {});
     /**
      * What a token's bits depend on besides its own sequence. `'batch'` (default): on nothing else in the step, however many run
      * together; on a GPU a position may differ in its last bits between prefill and decode, so that an answer continued from the

@@ -141,7 +141,7 @@ describe('isa', () => {
     const { levels } = loadAddon().cpuInfo()
     expect(levels).toContain('scalar')
     const expected = await logits('nano', { isa: 'scalar', weights: 'f32' })
-    for (const isa of ['auto', 'scalar', 'avx2', 'avx512', 'avx512vnni', 'avx512bf16', 'amx', 'neon']) {
+    for (const isa of ['auto', 'scalar', 'avx2', 'avxvnni', 'avx512', 'avx512vnni', 'avx512bf16', 'amx', 'neon']) {
       const loading = logits('nano', { isa, weights: 'f32' })
       if (isa === 'auto' || levels.includes(isa)) {
         expect(divergence(expected, await loading)).toBeLessThan(1e-4)

@@ -79,6 +79,15 @@ __attribute__((target("avx512f,avx512bf16"))) inline double spin_bf16_512(int64_
   return static_cast<double>(n) * kChains * 32;
 }
 
+__attribute__((target("avx2,avxvnni"))) inline double spin_int8_vnni_256(int64_t n) {
+  __m256i acc[kChains] = {}, a = _mm256_set1_epi8(3);
+  for (int64_t i = 0; i < n; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < kChains; ++j) asm volatile("%{vex%} vpdpbusd %1, %1, %0" : "+x"(acc[j]) : "x"(a));
+  }
+  return static_cast<double>(n) * kChains * 32;
+}
+
 __attribute__((target("avx512f,avx512vnni"))) inline double spin_int8_512(int64_t n) {
   __m512i acc[kChains] = {}, a = _mm512_set1_epi8(3);
   for (int64_t i = 0; i < n; ++i) {

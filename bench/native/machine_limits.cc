@@ -174,6 +174,7 @@ std::vector<ArithmeticLimit> measure_arithmetic(int threads) {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     levels.push_back(level("avx2", spin_f32_256, nullptr, spin_int8_256, threads, spin_int4_256));
+  if (cpu::isa_available("avxvnni")) levels.push_back(level("avxvnni", nullptr, nullptr, spin_int8_vnni_256, threads));
   if (!__builtin_cpu_supports("avx512f")) return levels;
   levels.push_back(level("avx512", spin_f32_512, nullptr, nullptr, threads));
   if (__builtin_cpu_supports("avx512vnni"))

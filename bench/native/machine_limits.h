@@ -28,7 +28,7 @@ struct ReadLimit {
 
 // Two operations a multiply-add, over all threads; 0 where the level has no such instruction.
 struct ArithmeticLimit {
-  std::string isa;  // "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"
+  std::string isa;  // "scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"
   double f32_flops = 0, bf16_flops = 0, int8_ops = 0;
   double int4_ops = 0;  // 0: as int8
 };

@@ -10,7 +10,7 @@ namespace qwen3 {
 CpuInfo cpu_info() {
   CpuInfo info;
   info.isa = cpu::choose_kernels("auto").name;
-  for (const char* level : {"amx", "avx512bf16", "avx512vnni", "avx512", "avx2", "scalar"}) {
+  for (const char* level : {"amx", "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "scalar"}) {
     if (cpu::isa_available(level)) info.levels.push_back(level);
   }
   info.physical_cores = ThreadPool::default_threads();

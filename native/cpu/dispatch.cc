@@ -24,6 +24,9 @@ struct Level {
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
+bool has_avxvnni() {
+  return has_avx2() && __builtin_cpu_supports("avxvnni");
+}
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
@@ -53,6 +56,9 @@ bool has_amx() {
 bool has_avx2() {
   return false;
 }
+bool has_avxvnni() {
+  return false;
+}
 bool has_avx512() {
   return false;
 }
@@ -70,6 +76,7 @@ constexpr Level kLevels[] = {
     {"avx512bf16", kernels_avx512bf16, has_avx512bf16},
     {"avx512vnni", kernels_avx512vnni, has_avx512vnni},
     {"avx512", kernels_avx512, has_avx512},
+    {"avxvnni", kernels_avxvnni, has_avxvnni},
     {"avx2", kernels_avx2, has_avx2},
     {"scalar", kernels_scalar, [] { return true; }},
     // Known, without kernels in this version: asking for them is no misspelling.
@@ -97,14 +104,14 @@ const KernelTable& choose_kernels(std::string_view isa) {
       if (usable(level)) return *level.kernels();
       throw Error(ErrorCode::kUnsupported,
                   "this processor, operating system or build lacks the instruction set '" + std::string(isa) +
-                      "'; use 'auto', or a lower one of amx, avx512bf16, avx512vnni, avx512, avx2, scalar",
+                      "'; use 'auto', or a lower one of amx, avx512bf16, avx512vnni, avx512, avxvnni, avx2, scalar",
                   "isa");
     }
   }
-  throw Error(
-      ErrorCode::kInvalidArgument,
-      "isa must be one of auto, amx, avx512bf16, avx512vnni, avx512, avx2, scalar, received '" + std::string(isa) + "'",
-      "isa");
+  throw Error(ErrorCode::kInvalidArgument,
+              "isa must be one of auto, amx, avx512bf16, avx512vnni, avx512, avxvnni, avx2, scalar, received '" +
+                  std::string(isa) + "'",
+              "isa");
 }
 
 int64_t attention_scratch_bytes(int64_t rows, int64_t head_dim) {

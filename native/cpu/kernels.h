@@ -189,6 +189,7 @@ int64_t attention_scratch_bytes(int64_t rows, int64_t head_dim);
 
 const KernelTable* kernels_scalar();
 const KernelTable* kernels_avx2();  // null where the build has none
+const KernelTable* kernels_avxvnni();
 const KernelTable* kernels_avx512();
 const KernelTable* kernels_avx512vnni();
 const KernelTable* kernels_avx512bf16();

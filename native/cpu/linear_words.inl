@@ -2,10 +2,9 @@
 // at 16 bits (VPMADDUBSW), so the sums of a group, which are exact, are formed in two other ways:
 //   int4   a pair of products is at most 2 * 15 * 127, and all 16 of a group that meet in a word are below 2^15: one
 //          addition of words for 32 products, and one widening a group;
-//   int8   as words. Activations are kept as words (KernelTable::int8_activation_bytes), each four in the order 0 2 1
-//   3,
-//          so that the lower and the upper bytes of a weight's words meet them without another instruction. Two
-//          products and two additions for 32; with bytes it was a sign besides.
+//   int8   as words. Activations are kept as words (KernelTable::int8_activation_bytes), each four in the order
+//          0 2 1 3, so that the lower and the upper bytes of a weight's words meet them without another instruction.
+//          Two products and two additions for 32; with bytes it was a sign besides.
 // Tiles have 6 rows x 2 vectors: 12 accumulators, two weights, an activation and a product fill the 16 registers.
 
 struct Int4Words : Int4 {

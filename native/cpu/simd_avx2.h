@@ -123,6 +123,25 @@ inline F vload_u8(const uint8_t* p) {
 inline F vload_s8(const int8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
+#if defined(__AVXVNNI__) || defined(QWEN3_EMULATED_AVXVNNI)
+// acc + four products a lane of unsigned w (0..255) and signed x.
+constexpr bool kUnsignedDot = true;
+#if defined(__AVXVNNI__)
+inline I idot8(I acc, I w, I x) {
+  return _mm256_dpbusd_avx_epi32(acc, w, x);
+}
+#else  // VPDPBUSD by its definition, for tests on machines that lack it
+inline I idot8(I acc, I w, I x) {
+  const I even =
+      _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(0xff)), _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+  const I odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(x, 8));
+  return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
+#endif
+inline I idot4(I acc, I w, I x) {
+  return idot8(acc, w, x);
+}
+#else
 // The 8-bit products saturate at 16 bits unless one side is a magnitude: w - 128 gives its sign to x. Nothing to
 // correct.
 constexpr bool kUnsignedDot = false;
@@ -133,6 +152,7 @@ inline I idot8(I acc, I w, I x) {
   const I centred = _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80)));
   return idot4(acc, _mm256_abs_epi8(centred), _mm256_sign_epi8(x, centred));
 }
+#endif
 
 // Words of 16 bits, two to a lane.
 inline I ilower_bytes(I x) {  // of each word, as numbers

@@ -141,9 +141,9 @@ class Backend {
 std::unique_ptr<Backend> create_backend(std::string_view device, int threads, std::string_view isa = "auto",
                                         BatchInvariance invariance = BatchInvariance::kBatch);
 
-// cpu/backend.cc: kernels chosen by what the machine can do. `isa`: "auto", "scalar", "avx2", "avx512", "avx512vnni",
-// "avx512bf16", "amx"; a level that the machine lacks throws Error(kUnsupported). threads: 0 = physical cores (affinity
-// and cgroup limits kept).
+// cpu/backend.cc: kernels chosen by what the machine can do. `isa`: "auto", "scalar", "avx2", "avxvnni", "avx512",
+// "avx512vnni", "avx512bf16", "amx"; a level that the machine lacks throws Error(kUnsupported). threads: 0 = physical
+// cores (affinity and cgroup limits kept).
 std::unique_ptr<Backend> create_cpu_backend(int threads, std::string_view isa);
 // cuda/client/cuda_backend.cc: through libqwen3_cuda.so, which it opens. device: "cuda" (the first usable) or "cuda:N".
 std::unique_ptr<Backend> create_cuda_backend(std::string_view device,

@@ -14,7 +14,7 @@ using namespace qwen3::testing;
 
 namespace {
 
-const char* const kLevels[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
+const char* const kLevels[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"};
 constexpr int32_t kBlocks = 64;
 
 std::vector<std::string> levels_here() {

@@ -16,10 +16,14 @@ using namespace qwen3;
 using namespace qwen3::cpu;
 using namespace qwen3::testing;
 
+namespace qwen3::cpu {
+const KernelTable* emulated_avxvnni();  // emulated_avxvnni.cc
+}
+
 namespace {
 
 constexpr WeightFormat kFormats[] = {WeightFormat::kInt8, WeightFormat::kInt4, WeightFormat::kInt4Offset};
-const char* const kLevels[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
+const char* const kLevels[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"};
 const char* format_name(WeightFormat format) {
   return format == WeightFormat::kInt8 ? "int8" : format == WeightFormat::kInt4 ? "int4" : "int4-offset";
 }
@@ -33,6 +37,7 @@ std::vector<const KernelTable*> levels_here() {
       std::printf("this machine lacks %s: not tested\n", level);
     }
   }
+  if (isa_available("avx2")) out.push_back(emulated_avxvnni());
   return out;
 }
 

@@ -14,6 +14,10 @@ using namespace qwen3;
 using namespace qwen3::cpu;
 using namespace qwen3::testing;
 
+namespace qwen3::cpu {
+const KernelTable* emulated_avxvnni();  // emulated_avxvnni.cc
+}
+
 namespace {
 
 float to_bf16_value(float x) {
@@ -475,27 +479,31 @@ void odd_rows(const KernelTable& kernels) {
   }
 }
 
+void test_level(const char* level, const KernelTable& kernels) {
+  Random random(seed());
+  Report report;
+  linears(random, kernels, report);
+  if (level == std::string("amx")) tiles_add_in_their_order(random, kernels);
+  for (int round = 0; round < 30; ++round) {  // one statistic a row: a few rows would be luck
+    norms(random, kernels, report);
+    softmaxes(random, kernels, report);
+  }
+  attentions(random, kernels, report);
+  odd_rows(kernels);
+  report.finish(level);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   Run run(argc, argv);
-  for (const char* level : {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"}) {
-    if (!isa_available(level)) {
+  for (const char* level : {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"}) {
+    if (isa_available(level)) {
+      test_level(level, choose_kernels(level));
+    } else {
       std::printf("this machine lacks %s: not tested\n", level);
-      continue;
     }
-    const KernelTable& kernels = choose_kernels(level);
-    Random random(seed());
-    Report report;
-    linears(random, kernels, report);
-    if (level == std::string("amx")) tiles_add_in_their_order(random, kernels);
-    for (int round = 0; round < 30; ++round) {  // one statistic a row: a few rows would be luck
-      norms(random, kernels, report);
-      softmaxes(random, kernels, report);
-    }
-    attentions(random, kernels, report);
-    odd_rows(kernels);
-    report.finish(level);
   }
+  if (isa_available("avx2")) test_level("avxvnni, emulated", *emulated_avxvnni());
   return run.finish();
 }
