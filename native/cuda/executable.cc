@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "core/checked.h"
 #include "core/dtype.h"
@@ -37,6 +38,11 @@ DeviceBuffer upload_array(Stream stream, const T* values, size_t n) {
   if (n) copy_to_device(stream, buffer.as<void>(), values, n * sizeof(T));
   synchronize(stream);
   return buffer;
+}
+
+bool ran_out_of_memory(const std::exception& failure) {
+  const auto* const error = dynamic_cast<const Error*>(&failure);
+  return error ? error->code() == ErrorCode::kOutOfMemory : dynamic_cast<const std::bad_alloc*>(&failure) != nullptr;
 }
 
 }  // namespace
@@ -202,37 +208,44 @@ void DeviceExecutable::use(DeviceCache& cache) {
   stream_ = cache.stream();
 }
 
-// Waits for the device and drops what it was to give. Errors have been reported, or nobody is left to hear them.
-void DeviceExecutable::forget_queue() noexcept {
-  if (queued_ > 0) {
-    for (const Stream stream : {ahead_.get(), stream_, behind_.get()}) {
-      try {
-        synchronize(stream);
-      } catch (const std::exception&) {
-      }
+// Waits for everything that was queued; whether all of it went well.
+bool DeviceExecutable::drain() noexcept {
+  bool well = true;
+  for (const Stream stream : {ahead_.get(), stream_, behind_.get()}) {
+    try {
+      synchronize(stream);
+    } catch (const std::exception&) {
+      well = false;
     }
   }
+  return well;
+}
+
+// Waits for the device and drops what it was to give. Errors have been reported, or nobody is left to hear them.
+void DeviceExecutable::forget_queue() noexcept {
+  if (queued_ > 0) drain();
   queued_ = 0;
 }
 
-// Room for so many partial results of attention; whether anything moved.
-bool DeviceExecutable::reserve_partials(size_t n) {
-  bool any = partials_.reserve(n * static_cast<size_t>(partial_elements(heads_)) * 4);
-  if (arrived_.reserve(n * static_cast<size_t>(heads_.n_kv_heads) * 4)) {
-    fill_bytes(stream_, arrived_.as<void>(), 0, arrived_.bytes());
-    any = true;
-  }
-  return any;
+// Room for so many partial results of attention.
+void DeviceExecutable::reserve_partials(size_t n) {
+  if (partials_.reserve(n * static_cast<size_t>(partial_elements(heads_)) * 4)) moved();
+  reserve_zeroed(arrived_, n * static_cast<size_t>(heads_.n_kv_heads) * 4);
 }
 
-// Room for so many rows of logits and for drawing from them; whether anything moved.
-bool DeviceExecutable::reserve_logits(int64_t n) {
-  bool any = logits_.reserve(static_cast<size_t>(n) * static_cast<size_t>(vocab_) * 4);
-  if (sampling_scratch_.reserve(sampling_scratch_bytes(static_cast<int>(n), vocab_))) {
-    fill_bytes(stream_, sampling_scratch_.as<void>(), 0, sampling_scratch_.bytes());
-    any = true;
-  }
-  return any;
+// Room for so many rows of logits and for drawing from them.
+void DeviceExecutable::reserve_logits(int64_t n) {
+  if (logits_.reserve(static_cast<size_t>(n) * static_cast<size_t>(vocab_) * 4)) moved();
+  reserve_zeroed(sampling_scratch_, sampling_scratch_bytes(static_cast<int>(n), vocab_));
+}
+
+void DeviceExecutable::reserve_zeroed(DeviceBuffer& buffer, size_t bytes) {
+  if (bytes <= buffer.bytes()) return;
+  DeviceBuffer grown;
+  grown.reserve(bytes);
+  fill_bytes(stream_, grown.as<void>(), 0, grown.bytes());
+  buffer = std::move(grown);
+  moved();
 }
 
 // Of a turn that has no step: nobody uses what is given back.
@@ -251,6 +264,7 @@ bool DeviceExecutable::gives_logprobs(const qwen3_cuda_sampling& row) const {
   return cuda::gives_logprobs(plain, vocab_);
 }
 
+// Something that graphs know the address of.
 void DeviceExecutable::moved() {
   for (Turn& turn : turns_) turn.graphs.clear();
 }
@@ -281,18 +295,11 @@ int DeviceExecutable::bucket_of(const qwen3_cuda_batch& batch, bool logprobs) co
   return bucket <= std::min<int64_t>(kMostGraphRows, max_rows_) ? bucket : 0;
 }
 
-// Room is made while nothing runs: memory that is given back must not be in use.
+// Memory that is given back may still be in use: cudaFree waits for that.
 void DeviceExecutable::make_room(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket) {
-  bool any = false;
-  try {
-    any |= reserve_logits(std::max(batch.n_logits, bucket));
-    any |= reserve_partials(static_cast<size_t>(tables_.n_partials()));
-    any |= tables_.reserve_planned(batch, sampling, bucket);
-  } catch (...) {
-    moved();
-    throw;
-  }
-  if (any) moved();
+  reserve_logits(std::max(batch.n_logits, bucket));
+  reserve_partials(static_cast<size_t>(tables_.n_partials()));
+  if (tables_.reserve_planned(batch, sampling, bucket)) moved();
 }
 
 void DeviceExecutable::capture(int bucket, int turn_index, DeviceCache& cache) {
@@ -308,44 +315,55 @@ void DeviceExecutable::capture(int bucket, int turn_index, DeviceCache& cache) {
   }
 }
 
-void DeviceExecutable::enqueue(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, DeviceCache& cache) {
-  if (batch.n_rows > max_rows_) throw Error(ErrorCode::kInternal, "more rows than the executable was compiled for");
-  if (queued_ == kQueue) throw Error(ErrorCode::kInternal, "a third step was queued");
-  use(cache);
-  tables_.plan(batch);
-  Turn& next = turn(next_);
-  next.wants_logprobs = false;
-  for (int32_t i = 0; i < batch.n_logits; ++i) {
-    if (sampling[i].top_logprobs < 0) continue;
-    if (!gives_logprobs(sampling[i]))
-      throw Error(ErrorCode::kInternal, "log-probabilities that the device cannot give");
-    next.wants_logprobs = true;
-  }
-  const int bucket = bucket_of(batch, next.wants_logprobs);
-  make_room(batch, sampling, bucket);
-  if (next.wants_logprobs) reserve_logprobs(next, batch.n_logits);
+// A graph spares launches and no more: without the memory for it the same kernels are launched one by one.
+bool DeviceExecutable::run_graph(int bucket, DeviceCache& cache) {
+  auto& graphs = turn(next_).graphs;
   try {
-    if (bucket > 0 && !next.graphs.contains(bucket)) capture(bucket, next_, cache);
-    start(batch, sampling, bucket, cache);
-  } catch (...) {
-    ++queued_;  // part of it may run
-    forget_queue();
-    throw;
+    if (!graphs.contains(bucket)) capture(bucket, next_, cache);
+    launch_graph(graphs.at(bucket).get(), stream_);
+    return true;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory) throw;
+    graphs.erase(bucket);
+    return false;
+  }
+}
+
+void DeviceExecutable::enqueue(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, DeviceCache& cache) {
+  if (queued_ == kQueue) throw Error(ErrorCode::kInternal, "a third step was queued");
+  try {
+    start(batch, sampling, cache);
+  } catch (const std::exception& failure) {
+    // Part of it may run, on what the next attempt takes. For want of memory that is all: it has drawn nothing, it
+    // wrote what will be written again (its experts are counted twice), and the step before it goes on.
+    if (drain() && ran_out_of_memory(failure)) throw;
+    queued_ = 0;
+    throw Error(ErrorCode::kInternal, failure.what());
   }
   next_ = (next_ + 1) % kQueue;
   ++queued_;
 }
 
-void DeviceExecutable::start(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket,
-                             DeviceCache& cache) {
+void DeviceExecutable::start(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, DeviceCache& cache) {
+  if (batch.n_rows > max_rows_) throw Error(ErrorCode::kInternal, "more rows than the executable was compiled for");
+  use(cache);
+  tables_.plan(batch);
   Turn& turn = this->turn(next_);
+  turn.n_tokens = batch.n_logits, turn.wants_logprobs = false;
+  for (int32_t i = 0; i < batch.n_logits; ++i) {
+    if (sampling[i].top_logprobs < 0) continue;
+    if (!gives_logprobs(sampling[i]))
+      throw Error(ErrorCode::kInternal, "log-probabilities that the device cannot give");
+    turn.wants_logprobs = true;
+  }
+  const int bucket = bucket_of(batch, turn.wants_logprobs);
+  make_room(batch, sampling, bucket);
+  if (turn.wants_logprobs) reserve_logprobs(turn, batch.n_logits);
   tables_.upload(batch, sampling, bucket, cache.padding_block(), next_, ahead_.get());
   record(turn.uploaded.get(), ahead_.get());
   wait_on(stream_, turn.uploaded.get());
-  if (bucket > 0) {
-    launch_graph(turn.graphs.at(bucket).get(), stream_);
-  } else {
-    view_ = tables_.view(batch, next_), turn_ = next_;
+  if (bucket == 0 || !run_graph(bucket, cache)) {
+    view_ = bucket > 0 ? tables_.bucket_view(bucket, next_) : tables_.view(batch, next_), turn_ = next_;
     launch_all(cache);
     launch_sampling();
     if (turn.wants_logprobs) {
@@ -353,7 +371,6 @@ void DeviceExecutable::start(const qwen3_cuda_batch& batch, const qwen3_cuda_sam
                         turn.found_logprobs.as<RowLogprobs>(), sampling_scratch_.as<void>());
     }
   }
-  turn.n_tokens = batch.n_logits;
   finish_step(turn);
 }
 

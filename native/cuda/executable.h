@@ -62,16 +62,19 @@ class DeviceExecutable {
   void make_stream_buffers(Stream loading);
   void find_fusions();
   void use(DeviceCache& cache);
+  bool drain() noexcept;
   void forget_queue() noexcept;
   // Room for the planned step; nothing of it has run yet.
   void make_room(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket);
-  bool reserve_partials(size_t n);
-  bool reserve_logits(int64_t n);
+  void reserve_partials(size_t n);
+  void reserve_logits(int64_t n);
+  void reserve_zeroed(DeviceBuffer& buffer, size_t bytes);
   void reserve_logprobs(Turn& turn, int n);
   void moved();
   int bucket_of(const qwen3_cuda_batch& batch, bool logprobs) const;
   void capture(int bucket, int turn, DeviceCache& cache);
-  void start(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket, DeviceCache& cache);
+  bool run_graph(int bucket, DeviceCache& cache);
+  void start(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, DeviceCache& cache);
   void finish_step(Turn& turn);
   void count_experts(const Turn& turn);
 

@@ -144,7 +144,7 @@ typedef struct {
   /* Queues a step that draws a token for each of its logits rows; a token of -1 - i stands for the i-th that the step
    * queued before draws. collect waits for the oldest queued step, of two at most, and writes its n tokens, and to
    * logprobs, null when no row asked for them, those of the rows that did. After a
-   * failure nothing is queued, except when enqueue reports out of memory: then nothing of that step has run. */
+   * failure nothing is queued, except when enqueue reports out of memory: then nothing of that step shows. */
   int32_t (*enqueue)(qwen3_cuda_executable*, const qwen3_cuda_batch*, const qwen3_cuda_sampling*, qwen3_cuda_cache*,
                      qwen3_cuda_error* error);
   int32_t (*collect)(qwen3_cuda_executable*, int32_t* tokens, qwen3_cuda_logprobs* logprobs, int32_t n,

@@ -73,8 +73,8 @@ class Executable {
   // Once, before the first step: reserves what queued steps of up to so many decode rows need, so that none of them
   // allocates anything. Throws Error(kOutOfMemory).
   virtual void prepare(KvCache& cache, int64_t decode_rows) { (void)cache, (void)decode_rows; }
-  // Queues a step and returns. `sampling` has an entry for each of batch.logits_rows. Throws Error(kOutOfMemory) before
-  // anything of the step has run; after any other error nothing is queued any more.
+  // Queues a step and returns. `sampling` has an entry for each of batch.logits_rows. Throws Error(kOutOfMemory) when
+  // nothing of the step shows and the one queued before goes on; after any other error nothing is queued any more.
   virtual void enqueue(const StepBatch& batch, KvCache& cache, std::span<const RowSampling> sampling);
   // Waits for the oldest queued step and gives the tokens that it drew, one per logits row; -1: its logits were not
   // finite numbers. logprobs: as many, of which rows that asked for them are written, or empty when none did. After an
