@@ -210,10 +210,11 @@ void StepLoop::fail_step(const StepPlan& plan, const std::string& code, const st
 void StepLoop::refuse_step(const StepPlan& plan, const Error& error) {
   const std::string code = error_code_name(error.code());
   if (error.code() != ErrorCode::kOutOfMemory) return fail_step(plan, code, error.what(), error.subject());
-  const auto youngest = std::max_element(plan.entries.begin(), plan.entries.end(), [](const auto& a, const auto& b) {
-    return a.sequence->arrival < b.sequence->arrival;
-  });
-  fail(*youngest->sequence, code, error.what(), error.subject());
+  const auto needs_less = [](const PlanEntry& a, const PlanEntry& b) {
+    return std::pair(a.n_logits, a.sequence->arrival) < std::pair(b.n_logits, b.sequence->arrival);
+  };
+  const auto most = std::max_element(plan.entries.begin(), plan.entries.end(), needs_less);
+  fail(*most->sequence, code, error.what(), error.subject());
 }
 
 // What one sequence gets out of a step. Failures are its own.

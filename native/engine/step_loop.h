@@ -83,7 +83,8 @@ class StepLoop {
   void finish(Sequence& sequence, FinishReason reason);
   void fail(Sequence& sequence, const std::string& code, const std::string& message, const std::string& subject);
   void fail_step(const StepPlan& plan, const std::string& code, const std::string& message, const std::string& subject);
-  // A step that could not be run for want of memory has changed nothing: the youngest gives way, the others go on.
+  // A step that could not be run for want of memory has changed nothing: who wants the most rows of logits gives way
+  // (of several the youngest), the others go on.
   void refuse_step(const StepPlan& plan, const Error& error);
   void take_entries(const StepPlan& plan, double now);
 
