@@ -21,15 +21,55 @@ using namespace qwen3::cuda;
 namespace {
 
 // Some errors (an illegal address) end a device's context: everything of this process there is lost, and only a reset,
-// without anything alive on it, brings the device back. So what is alive is counted, and resets too: handles of an
+// without anything alive on it, can bring the device back. So what is alive is counted, and resets too: handles of an
 // earlier context must not be given back.
 constexpr int32_t kMostDevices = 64;
-std::atomic<int64_t> g_alive[kMostDevices], g_resets[kMostDevices];
+struct DeviceState {
+  std::mutex lock;  // held, for a moment, by whoever asks whether the device works, resets it, or adds to what is alive
+  std::atomic<int64_t> alive{0}, resets{0};
+};
+DeviceState g_devices[kMostDevices];
 
+// Why nothing can be made on a device; empty: it works, after a reset perhaps. Under the device's lock.
+std::string why_stopped(int32_t index) {
+  DeviceState& device = g_devices[index];
+  std::string error = device_error(index);
+  if (error.empty()) return {};
+  const std::string name = "CUDA device " + std::to_string(index);
+  if (device.alive > 0)
+    return name + " stopped after an error (" + error + "); close every model that uses it, then load again";
+  reset_device(index);
+  ++device.resets;
+  error = device_error(index);
+  return error.empty() ? "" : name + " does not work: " + error + "; after an error CUDA may ask for a new process";
+}
+
+int32_t count_devices() {
+  static std::atomic<int32_t> known{0};
+  try {
+    return known = std::min(device_count(), kMostDevices);
+  } catch (const Error&) {
+    // It may be the error of a lost device, which is to be described like the others.
+    for (int32_t i = 0; i < known; ++i) {
+      const std::lock_guard lock(g_devices[i].lock);
+      if (!device_error(i).empty()) return known;
+    }
+    return known = std::min(device_count(), kMostDevices);  // or of one that somebody has just reset
+  }
+}
+
+// Something alive on a device. The device is the calling thread's then.
 class OnDevice {
  public:
-  explicit OnDevice(int32_t index) : index_(index) { ++g_alive[index]; }
-  ~OnDevice() { --g_alive[index_]; }
+  explicit OnDevice(int32_t index) : index_(index) {
+    const std::lock_guard lock(g_devices[index].lock);
+    // Asked for the first of a model's weights, not for thousands: with one alive nothing could be done about it.
+    const std::string reason = g_devices[index].alive == 0 ? why_stopped(index) : "";
+    if (!reason.empty()) throw Error(ErrorCode::kInternal, reason, "device");
+    use_device(index);
+    ++g_devices[index].alive;
+  }
+  ~OnDevice() { --g_devices[index_].alive; }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
   int32_t index() const { return index_; }
@@ -41,11 +81,13 @@ class OnDevice {
 }  // namespace
 
 struct qwen3_cuda_backend {
-  int32_t device = 0;
-  bool full_invariance = false;
-  std::mutex loading;  // whatever is made on the device is made under it
+  int32_t device;
+  bool full_invariance;
+  int64_t resets;      // of the device that the loader has seen
+  std::mutex loading;  // whatever is made through the backend is made under it
   Loader loader;       // of weights and tables; steps run on their cache's stream
-  int64_t resets = 0;  // that the loader has seen
+  qwen3_cuda_backend(int32_t index, bool full)
+      : device(index), full_invariance(full), resets(g_devices[index].resets), loader(index) {}
 };
 struct qwen3_cuda_weight {
   explicit qwen3_cuda_weight(int32_t device) : on(device) {}
@@ -116,23 +158,33 @@ std::string why_unusable(const DeviceDescription& d) {
          "; the kernels need 8.0 (Ampere) or newer";
 }
 
+// One that CUDA does not let us use has a reason and, where CUDA says nothing more, no description.
+qwen3_cuda_device describe(int32_t index) {
+  qwen3_cuda_device to{};
+  to.index = index;
+  to.driver_version = driver_version(), to.minimum_driver_version = kMinimumDriver;
+  copy_text(to.name, sizeof to.name, "CUDA device " + std::to_string(index));
+  const std::lock_guard lock(g_devices[index].lock);
+  std::string reason = why_stopped(index);
+  try {
+    const DeviceDescription d = describe_device(index);
+    to.compute_major = d.major, to.compute_minor = d.minor, to.multiprocessors = d.multiprocessors;
+    to.memory_bytes = d.memory_bytes, to.free_bytes = d.free_bytes;
+    copy_text(to.name, sizeof to.name, d.name);
+    if (reason.empty()) reason = why_unusable(d);
+  } catch (const Error& error) {
+    if (reason.empty()) reason = error.what();
+  }
+  copy_text(to.reason, sizeof to.reason, reason);
+  to.usable = reason.empty() ? 1 : 0;
+  return to;
+}
+
 int32_t devices(qwen3_cuda_device* out, int32_t capacity, qwen3_cuda_error* error) {
   return guarded(error, int32_t{-1}, [&] {
     require_driver();
-    const int n = device_count();
-    for (int32_t i = 0; i < std::min(n, capacity); ++i) {
-      qwen3_cuda_device& to = out[i];
-      to = {};
-      to.index = i;
-      to.driver_version = driver_version(), to.minimum_driver_version = kMinimumDriver;
-      const DeviceDescription d = describe_device(i);
-      to.compute_major = d.major, to.compute_minor = d.minor, to.multiprocessors = d.multiprocessors;
-      to.memory_bytes = d.memory_bytes, to.free_bytes = d.free_bytes;
-      copy_text(to.name, sizeof to.name, d.name);
-      const std::string reason = why_unusable(d);
-      copy_text(to.reason, sizeof to.reason, reason);
-      to.usable = reason.empty() ? 1 : 0;
-    }
+    const int32_t n = count_devices();
+    for (int32_t i = 0; i < std::min(n, capacity); ++i) out[i] = describe(i);
     return n;
   });
 }
@@ -140,50 +192,37 @@ int32_t devices(qwen3_cuda_device* out, int32_t capacity, qwen3_cuda_error* erro
 qwen3_cuda_backend* create_backend(int32_t device, int32_t full_invariance, qwen3_cuda_error* error) {
   return guarded(error, static_cast<qwen3_cuda_backend*>(nullptr), [&] {
     require_driver();
-    const int n = device_count();
-    if (device < 0 || device >= std::min(n, kMostDevices)) {
+    const int32_t n = count_devices();
+    if (device < 0 || device >= n) {
       throw Error(ErrorCode::kUnsupported,
                   "there is no CUDA device " + std::to_string(device) + "; this machine has " + std::to_string(n),
                   "device");
     }
+    const OnDevice on(device);
     const std::string reason = why_unusable(describe_device(device));
     if (!reason.empty()) throw Error(ErrorCode::kUnsupported, reason, "device");
-    use_device(device);
-    auto backend = std::make_unique<qwen3_cuda_backend>();
-    backend->device = device, backend->full_invariance = full_invariance != 0;
-    backend->resets = g_resets[device];
-    return backend.release();
+    return new qwen3_cuda_backend(device, full_invariance != 0);
   });
+}
+
+// What the loader holds of an earlier context is gone.
+void abandon_lost(qwen3_cuda_backend* backend) {
+  const int64_t resets = g_devices[backend->device].resets;
+  if (backend->resets == resets) return;
+  backend->loader.abandon();
+  backend->resets = resets;
 }
 
 void destroy_backend(qwen3_cuda_backend* backend) {
   if (!backend) return;
+  DeviceState& device = g_devices[backend->device];
+  const std::lock_guard lock(device.lock);  // no reset meanwhile
+  abandon_lost(backend);
   guarded(nullptr, 0, [&] {
     use_device(backend->device);
-    if (backend->resets != g_resets[backend->device]) backend->loader.abandon();
     return 0;
   });
   delete backend;
-}
-
-// Before anything is made on a device, under `loading`.
-void ready(qwen3_cuda_backend* backend) {
-  const int32_t device = backend->device;
-  use_device(device);
-  if (!device_works(device)) {
-    if (g_alive[device] > 0) {
-      throw Error(ErrorCode::kInternal,
-                  "CUDA device " + std::to_string(device) +
-                      " stopped after an error; close every model that uses it, then load again",
-                  "device");
-    }
-    reset_device(device);
-    ++g_resets[device];
-    use_device(device);
-  }
-  if (backend->resets == g_resets[device]) return;
-  backend->loader.abandon();
-  backend->resets = g_resets[device];
 }
 
 int64_t packed_size(int32_t use, int32_t format, int64_t rows, int64_t cols, qwen3_cuda_error* error) {
@@ -196,8 +235,8 @@ qwen3_cuda_weight* pack(qwen3_cuda_backend* backend, int32_t use, int32_t format
                         int32_t n_sources, qwen3_cuda_error* error) {
   return guarded(error, static_cast<qwen3_cuda_weight*>(nullptr), [&] {
     const std::lock_guard lock(backend->loading);
-    ready(backend);
     auto weight = std::make_unique<qwen3_cuda_weight>(backend->device);
+    abandon_lost(backend);
     weight->weight = pack_weight(backend->loader, static_cast<WeightUse>(use), static_cast<WeightFormat>(format),
                                  {sources, static_cast<size_t>(n_sources)});
     return weight.release();
@@ -233,7 +272,6 @@ qwen3_cuda_cache* create_cache(qwen3_cuda_backend* backend, const qwen3_cuda_pro
   if (kv_block_bytes(program, dtype, error) < 0) return nullptr;
   return guarded(error, static_cast<qwen3_cuda_cache*>(nullptr), [&] {
     const std::lock_guard lock(backend->loading);
-    ready(backend);
     auto cache = std::make_unique<qwen3_cuda_cache>(backend->device);
     cache->cache = std::make_unique<DeviceCache>(*program, n_blocks);
     return cache.release();
@@ -265,11 +303,11 @@ qwen3_cuda_executable* compile(qwen3_cuda_backend* backend, const qwen3_cuda_pro
                                int64_t max_positions, qwen3_cuda_error* error) {
   return guarded(error, static_cast<qwen3_cuda_executable*>(nullptr), [&] {
     const std::lock_guard lock(backend->loading);
-    ready(backend);
+    auto executable = std::make_unique<qwen3_cuda_executable>(backend->device);
+    abandon_lost(backend);
     std::vector<const DeviceWeight*> all;
     for (int32_t i = 0; i < n_weights; ++i) all.push_back(weights[i]->weight.get());
     backend->loader.finish();  // the weights' copies
-    auto executable = std::make_unique<qwen3_cuda_executable>(backend->device);
     executable->executable =
         std::make_unique<DeviceExecutable>(backend->loader.stream(), describe_device(backend->device), *program,
                                            std::move(all), max_rows, max_positions, backend->full_invariance);
@@ -285,11 +323,11 @@ void destroy_executable(qwen3_cuda_executable* executable) {
 template <class Body>
 int32_t on_executable(qwen3_cuda_executable* executable, qwen3_cuda_error* error, Body body) {
   return guarded(error, int32_t{1}, [&] {
-    use_device(executable->on.index());
     try {
+      use_device(executable->on.index());
       body(*executable->executable);
     } catch (const Error& e) {
-      if (e.code() != ErrorCode::kInternal || device_works(executable->on.index())) throw;
+      if (e.code() != ErrorCode::kInternal || device_error(executable->on.index()).empty()) throw;
       throw Error(e.code(), std::string(e.what()) + "; close every model on this device, then load again", e.subject());
     }
     return 0;

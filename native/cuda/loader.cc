@@ -59,6 +59,7 @@ void Loader::send(int64_t n, const std::function<size_t(int64_t, std::byte*)>& f
   std::vector<std::atomic<bool>> sent(static_cast<size_t>(n));
   const auto work = [&] {
     try {
+      use_device(device_);  // each thread has its own
       for (int64_t i = taken++; i < n && !stop; i = taken++) {
         if (i >= kPieces) sent[static_cast<size_t>(i - kPieces)].wait(false);
         if (stop) break;

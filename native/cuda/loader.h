@@ -17,7 +17,7 @@ class Loader {
   static constexpr size_t kPieceBytes = 4 << 20, kWorthBytes = 512 << 10;
   static constexpr int kThreads = 8;
 
-  Loader() = default;
+  explicit Loader(int device) : device_(device) {}
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
@@ -43,6 +43,7 @@ class Loader {
   void send_one(int64_t i, Piece& piece, const std::function<size_t(int64_t, std::byte*)>& fill,
                 const std::function<std::byte*(int64_t)>& target);
 
+  int device_;
   Stream stream_ = nullptr;
   bool open_ = false;
   std::array<Piece, kPieces> pieces_;

@@ -26,14 +26,16 @@ struct DeviceDescription {
 };
 
 int driver_version();  // 0: no driver
-int device_count();    // 0 when there is none, whatever the reason
-DeviceDescription describe_device(int device);
-void use_device(int device);  // for the calling thread
+int device_count();    // throws Error(kUnsupported, "device") with CUDA's name of the reason when there is none
+DeviceDescription describe_device(int device);  // free_bytes 0: CUDA would not say
+void use_device(int device);                    // for the calling thread
 
-// Whether the device still takes work: after some errors (an illegal address, say) CUDA refuses everything until
-// reset_device(), which frees all that this process has there. Only for a device without live objects.
-bool device_works(int device);
-void reset_device(int device);
+// Why the device takes no work, with CUDA's name of it; empty: it does. After some errors (an illegal address, say)
+// CUDA refuses everything until the device was reset, or for good.
+std::string device_error(int device);
+// Frees all that this process has there: only for a device without live objects. device_error() tells whether it
+// helped.
+void reset_device(int device) noexcept;
 
 Stream create_stream();
 void destroy_stream(Stream stream);

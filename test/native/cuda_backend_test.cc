@@ -218,7 +218,23 @@ void test_refusals() {
   }
   {
     const Setting none("QWEN3_EMULATED_DEVICES", "0");
-    expect_refusal("cuda", ErrorCode::kUnsupported, "no CUDA device");
+    expect_refusal("cuda", ErrorCode::kUnsupported,
+                   "no CUDA device can be used: cudaGetDeviceCount: cudaErrorNoDevice");
+  }
+  {
+    const Setting starting("QWEN3_EMULATED_FAULT", "count:0");
+    CHECK(cuda_report().reason.find("cudaErrorSystemNotReady") != std::string::npos);
+  }
+  {
+    // One device that cannot be used is no reason to do without the other.
+    const Setting two("QWEN3_EMULATED_DEVICES", "2"), busy("QWEN3_EMULATED_FAULT", "describe:0");
+    CHECK(create_cuda_backend("cuda")->name() == "cuda:1");
+  }
+  {
+    const Setting two("QWEN3_EMULATED_DEVICES", "2"), busy("QWEN3_EMULATED_FAULT", "describe:1");
+    const auto found = cuda_report().devices;
+    CHECK(found.size() == 2 && found[0].reason.empty());
+    CHECK(found.at(1).reason.find("cudaErrorDevicesUnavailable") != std::string::npos);
   }
   {
     const std::string before = std::getenv("QWEN3_CUDA_LIBRARY");
@@ -260,6 +276,12 @@ void test_out_of_memory() {
     }
   }
   CHECK(refused >= 3);
+  {
+    const Setting fault("QWEN3_EMULATED_FAULT", "pinned:2");  // of the ring that weights go through
+    const auto fresh = create_cuda_backend("cuda");
+    CHECK_THROWS(make_tiny_model(tiny_config(), 1, *fresh, WeightFormat::kBF16), ErrorCode::kOutOfMemory);
+    make_tiny_model(tiny_config(), 1, *fresh, WeightFormat::kBF16);
+  }
   const auto after = healthy.run(prompt, 0, 2);
   CHECK(std::equal(before.begin(), before.end(), after.begin()));
 }

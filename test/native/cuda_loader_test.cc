@@ -104,12 +104,13 @@ void test_many(Loader& loader) {
 }
 
 void test_failing_source(Loader& loader) {
-  const size_t used = emulate::GlobalMemory::device().used();
+  const int device = emulate::current_device();
+  const size_t used = emulate::GlobalMemory::device().used(device);
   Source source{seed(), 40000, 1024, DType::kBF16};
   source.fails_at = 21000;
   const qwen3_cuda_source plain = source.plain();
   CHECK_THROWS(pack_weight(loader, WeightUse::kLinear, WeightFormat::kBF16, {&plain, 1}), ErrorCode::kAborted);
-  CHECK(emulate::GlobalMemory::device().used() == used);
+  CHECK(emulate::GlobalMemory::device().used(device) == used);
   test_many(loader);  // and the ring works on
 }
 
@@ -120,7 +121,10 @@ int main(int argc, char** argv) {
   using emulate::Completion;
   for (const Completion completion : {Completion::kEarly, Completion::kLate, Completion::kRandom}) {
     emulate::Session::current().schedule = {completion, seed()};
-    Loader loader;
+    // On a second device too: every thread that fills and copies has to select it.
+    const int device = completion == Completion::kLate ? 1 : 0;
+    use_device(device);
+    Loader loader(device);
     loader.stream();
     test_many(loader);
     test_linear(loader, completion == Completion::kLate ? DType::kF32 : DType::kBF16);

@@ -7,6 +7,8 @@
 #include <array>
 #include <chrono>
 #include <cstdlib>
+#include <latch>
+#include <thread>
 
 #include "cuda/client/cuda_backend.h"
 #include "engine_harness.h"
@@ -19,7 +21,7 @@ namespace {
 // What the emulated driver was asked for (emulate/driver.h, DriverCounters).
 struct Asked {
   int64_t launches, graph_launches, captured_launches, copies, synchronisations, event_waits, allocations,
-      pinned_allocations;
+      pinned_allocations, resets;
 };
 Asked asked() {
   void* const library = dlopen(std::getenv("QWEN3_CUDA_LIBRARY"), RTLD_NOW | RTLD_NOLOAD);
@@ -49,8 +51,11 @@ struct World {
   std::shared_ptr<Backend> backend;
   std::shared_ptr<const Model> model;
   EngineOptions options;
-  explicit World(const ModelConfig& config, BatchInvariance grade = BatchInvariance::kBatch)
-      : backend(create_cuda_backend("cuda", grade)), model(make_tiny_model(config, 11, *backend, WeightFormat::kBF16)) {
+  explicit World(const ModelConfig& config, BatchInvariance grade = BatchInvariance::kBatch,
+                 const char* device = "cuda")
+      : World(config, create_cuda_backend(device, grade)) {}
+  World(const ModelConfig& config, std::shared_ptr<Backend> made)
+      : backend(std::move(made)), model(make_tiny_model(config, 11, *backend, WeightFormat::kBF16)) {
     options = tiny_options(*model, *backend, 192, 24, DType::kBF16);
     options.max_sequences = 8, options.prefill_chunk = 48;
     options.token_offsets.push_back(0);
@@ -287,7 +292,13 @@ void test_full_grade(const ModelConfig& config) {
   CHECK(driver.results[0].ids == said && driver.results[1].ids == alone(world, second));
 }
 
-// --- what goes wrong ---
+// --- what goes wrong: the kernels do not matter ---
+
+ModelConfig small_config() {
+  ModelConfig c = tiny_config();
+  c.n_layers = 1, c.moe_layer = {0}, c.n_q_heads = c.n_kv_heads = 1;
+  return c;
+}
 
 void expect_error(const Collected& got, const char* code, const std::string& words) {
   CHECK_MSG(got.finished && got.last.finish_reason == FinishReason::kError && got.last.error_code == code,
@@ -297,7 +308,7 @@ void expect_error(const Collected& got, const char* code, const std::string& wor
 
 // A launch fails: the requests of the step end with CUDA's name, the engine goes on.
 void test_launch_error() {
-  World world(tiny_config());
+  World world(small_config());
   Driver driver(world.model, world.backend, world.options);
   const Request request = plain_request({1, 2, 3}, 6, 5);
   const auto want = alone(world, request);
@@ -318,12 +329,15 @@ void test_launch_error() {
   driver.check_idle();
 }
 
-// An error that ends the context: every step fails with its name until all is closed; what is loaded then works.
+// An error that ends the context: every step fails with its name until all is closed; what is loaded then works, where
+// a reset helps as it does here.
 void test_lost_device() {
   std::vector<int32_t> want;
+  std::shared_ptr<Backend> kept;
+  const Asked before = asked();
   const Request request = plain_request({1, 2, 3}, 6, 5);
   {
-    World world(tiny_config());
+    World world(small_config());
     world.options.poison_blocks = false;  // it would be the first to find out, outside of a step
     want = alone(world, request);
     Driver driver(world.model, world.backend, world.options);
@@ -339,35 +353,104 @@ void test_lost_device() {
     driver.run();
     expect_error(driver.results[1], "INTERNAL", "cudaErrorIllegalAddress");
     // Not while something lives there.
-    CHECK_THROWS(make_tiny_model(tiny_config(), 3, *world.backend, WeightFormat::kBF16), ErrorCode::kInternal);
+    CHECK_THROWS(make_tiny_model(small_config(), 3, *world.backend, WeightFormat::kBF16), ErrorCode::kInternal);
+    CHECK_THROWS(world.backend->available_memory(), ErrorCode::kInternal);
+    CHECK_THROWS(create_cuda_backend("cuda:0"), ErrorCode::kInternal);
+    const std::string reason = cuda_report().devices.at(0).reason;
+    CHECK_MSG(reason.find("cudaErrorIllegalAddress") != std::string::npos, reason);
+    CHECK_MSG(reason.find("close every model") != std::string::npos, reason);
+    kept = world.backend;
   }
-  World again(tiny_config());
-  CHECK(alone(again, request) == want);
+  CHECK(asked().resets == before.resets);
+  // Two who load at once: the device is reset for both of them, once. A backend from before is as good as a new one.
+  std::array<std::vector<int32_t>, 2> said;
+  std::latch together(2);
+  const auto load = [&](size_t i) {
+    together.arrive_and_wait();
+    const std::shared_ptr<Backend> backend = i == 0 ? kept : create_cuda_backend("cuda");
+    CHECK(backend->available_memory() > 0);
+    World again(small_config(), backend);
+    said[i] = alone(again, request);
+  };
+  std::thread other(load, 1);
+  load(0);
+  other.join();
+  CHECK(asked().resets == before.resets + 1);
+  CHECK(said[0] == want && said[1] == want);
 }
 
-// Memory runs out while a step grows a buffer: the youngest request ends with OUT_OF_MEMORY, the others do not notice.
-void test_memory_while_growing() {
-  World world(tiny_config());
+// All of a model on another device than the first: nothing is made or copied there while the first is current.
+void test_second_device() {
+  const Setting two("QWEN3_EMULATED_DEVICES", "2");
+  World first(small_config()), second(small_config(), BatchInvariance::kBatch, "cuda:1");
+  const Request request = plain_request({1, 2, 3}, 3, 5);
+  CHECK(alone(second, request) == alone(first, request));
+}
+
+// Memory runs out for a graph, while it is captured or launched for the first time, or for a launch of a step queued
+// ahead: nobody notices.
+void test_memory_for_graphs() {
+  struct Case {
+    const char* fault;
+    bool score;     // wants more rows of logits than there were: graphs have to be captured again
+    bool logprobs;  // no graphs: a step is launched kernel by kernel
+  };
+  World world(small_config());
+  world.options.prefix_cache = false;
+  Request request = plain_request({1, 2, 3}, 6, 5);
+  const auto want = alone(world, request);
+  Request scored;
+  scored.prompt = Random(seed(), 30).tokens(20, 160);
+  scored.want_score = true;
+  for (const Case& c : {Case{"capture:0:memory", true, false}, Case{"end_capture:0:memory", true, false},
+                        Case{"instantiate:1:memory", true, false}, Case{"launch:0:memory", false, false},
+                        Case{"launch:20:memory", false, true}}) {
+    Driver driver(world.model, world.backend, world.options);
+    request.sampling.top_logprobs = c.logprobs ? 1 : -1;
+    driver.submit(0, request), driver.submit(1, request);
+    for (int i = 0; i < 2; ++i) driver.step();
+    if (c.score) driver.submit(2, scored);
+    const Setting setting("QWEN3_EMULATED_FAULT", c.fault);
+    driver.run();
+    for (int64_t id = 0; id < 2; ++id) {
+      CHECK_MSG(driver.results[id].ids == want, c.fault + (" " + driver.results[id].last.error_message));
+      CHECK(driver.results[id].last.finish_reason == FinishReason::kLength);
+    }
+    if (c.score) CHECK_MSG(driver.results[2].last.values.size() == 19, c.fault);
+    driver.check_idle();
+  }
+}
+
+// Memory runs out while a step grows a buffer: who wants the most rows of logits ends with OUT_OF_MEMORY, be it the
+// oldest; the others do not notice.
+void test_memory_while_growing(bool score_first, const char* fault) {
+  World world(small_config());
   world.options.prefix_cache = false;
   Driver driver(world.model, world.backend, world.options);
-  const Request request = plain_request({1, 2, 3}, 6, 5);
+  const Request request = plain_request({1, 2, 3}, 5, 5);
   const auto want = alone(world, request);
-  driver.submit(0, request), driver.submit(1, request);
-  for (int i = 0; i < 3; ++i) driver.step();
   // Scores want more rows of logits at once than there are sequences.
   Request scored;
-  scored.prompt = Random(seed(), 30).tokens(60, 160);
+  scored.prompt = Random(seed(), 30).tokens(20, 160);
   scored.want_score = true;
+  if (!score_first) {
+    driver.submit(0, request), driver.submit(1, request);
+    for (int i = 0; i < 3; ++i) driver.step();
+  }
   driver.submit(2, scored);
+  if (score_first) driver.submit(0, request), driver.submit(1, request);
+  const Asked before = asked();
   {
-    const Setting setting("QWEN3_EMULATED_FAULT", "allocate:0");
+    const Setting setting("QWEN3_EMULATED_FAULT", fault);
     for (int i = 0; i < 4; ++i) driver.step();
   }
+  // Graphs are captured again only where something moved: one buffer had grown when the next one could not.
+  CHECK((asked().captured_launches > before.captured_launches) == (fault == std::string("allocate:1")));
   expect_error(driver.results[2], "OUT_OF_MEMORY", "cudaErrorMemoryAllocation");
   driver.submit(3, scored);
   driver.run();
   CHECK(driver.results[0].ids == want && driver.results[1].ids == want);
-  CHECK(driver.results[3].last.values.size() == 59);
+  CHECK(driver.results[3].last.values.size() == 19);
   driver.check_idle();
 }
 
@@ -431,7 +514,12 @@ int main(int argc, char** argv) {
   timed("grade full", [] { test_full_grade(tiny_config()), test_full_grade(moe_config()); });
   timed("launch errors", test_launch_error);
   timed("lost device", test_lost_device);
-  timed("memory while growing", test_memory_while_growing);
+  timed("second device", test_second_device);
+  timed("memory for graphs", test_memory_for_graphs);
+  timed("memory while growing", [] {
+    test_memory_while_growing(false, "allocate:0"), test_memory_while_growing(true, "allocate:0");
+    test_memory_while_growing(false, "allocate:1");
+  });
   timed("versions", test_versions);
   return run.finish();
 }

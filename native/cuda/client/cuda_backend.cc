@@ -272,7 +272,9 @@ class CudaBackend final : public Backend {
 
   int64_t available_memory() const override {
     for (const CudaDevice& d : list_devices(*handle_->library)) {
-      if (d.index == device_) return d.free_bytes;
+      if (d.index != device_) continue;
+      if (!d.reason.empty()) throw Error(ErrorCode::kInternal, d.reason, "device");  // it was usable once
+      return d.free_bytes;
     }
     return INT64_MAX;
   }

@@ -33,13 +33,19 @@ int driver_version() {
   return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
 }
 
+namespace {
+std::string error_text(const char* what, cudaError_t status) {
+  return std::string(what) + ": " + cudaGetErrorName(status) + " (" + cudaGetErrorString(status) + ")";
+}
+}  // namespace
+
 int device_count() {
   int n = 0;
-  if (cudaGetDeviceCount(&n) != cudaSuccess) {
-    cudaGetLastError();  // not to be found by the next call
-    return 0;
-  }
-  return n;
+  const cudaError_t status = cudaGetDeviceCount(&n);
+  if (status == cudaSuccess) return n;
+  cudaGetLastError();  // not to be found by the next call
+  throw Error(ErrorCode::kUnsupported, "no CUDA device can be used: " + error_text("cudaGetDeviceCount", status),
+              "device");
 }
 
 DeviceDescription describe_device(int device) {
@@ -55,11 +61,11 @@ DeviceDescription describe_device(int device) {
   d.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   int before = 0;
   check_cuda(cudaGetDevice(&before), "cudaGetDevice");
-  check_cuda(cudaSetDevice(device), "cudaSetDevice");
   size_t free_bytes = 0, total = 0;
-  check_cuda(cudaMemGetInfo(&free_bytes, &total), "cudaMemGetInfo");
-  check_cuda(cudaSetDevice(before), "cudaSetDevice");
-  d.free_bytes = static_cast<int64_t>(free_bytes);
+  if (cudaSetDevice(device) == cudaSuccess && cudaMemGetInfo(&free_bytes, &total) == cudaSuccess)
+    d.free_bytes = static_cast<int64_t>(free_bytes);
+  cudaSetDevice(before);
+  cudaGetLastError();
   return d;
 }
 
@@ -79,15 +85,25 @@ void synchronize(Stream stream) {
   check_cuda(cudaStreamSynchronize(stream), "the step on the GPU");
 }
 
-bool device_works(int device) {
-  // Free and without effect, but it reports an error that stays.
-  const bool works = cudaSetDevice(device) == cudaSuccess && cudaFree(nullptr) == cudaSuccess;
-  if (!works) cudaGetLastError();
-  return works;
+std::string device_error(int device) {
+  // Without effect, but each may be the one that reports an error that stays.
+  size_t free_bytes = 0, total = 0;
+  const char* what = "cudaSetDevice";
+  cudaError_t status = cudaSetDevice(device);
+  if (status == cudaSuccess) what = "cudaFree", status = cudaFree(nullptr);
+  if (status == cudaSuccess) what = "cudaMemGetInfo", status = cudaMemGetInfo(&free_bytes, &total);
+  if (status == cudaSuccess) return {};
+  cudaGetLastError();
+  return error_text(what, status);
 }
-void reset_device(int device) {
-  check_cuda(cudaSetDevice(device), "cudaSetDevice");
-  check_cuda(cudaDeviceReset(), "cudaDeviceReset");
+void reset_device(int device) noexcept {
+  // All of these may report the very error that is to go. Where CUDA did not switch to the device it has no error of
+  // the one that is current, and says which that is: nobody else's is reset.
+  cudaSetDevice(device);
+  int current = device;
+  cudaGetDevice(&current);
+  if (current == device) cudaDeviceReset();
+  cudaGetLastError();
 }
 
 Event create_event() {

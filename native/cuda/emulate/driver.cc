@@ -1,13 +1,17 @@
 #include "cuda/emulate/driver.h"
 
+#include <array>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "core/status.h"
+#include "cuda/emulate/global_memory.h"
 #include "cuda/emulate/launch.h"
 
 namespace qwen3::cuda::emulate {
@@ -27,13 +31,20 @@ struct PlantedError {
   std::string text;  // as the environment had it when it was armed
   std::string where;
   int64_t left = 0;
-  bool armed = false, sticky = false;
+  bool armed = false, sticky = false, memory = false;
 };
 PlantedError& planted() {
   static PlantedError f;
   return f;
 }
-bool broken = false;
+struct DeviceContext {
+  bool lost = false;
+  int64_t number = 0;  // counts resets
+};
+DeviceContext& context_of(int device) {
+  static std::array<DeviceContext, 64> all;
+  return all.at(static_cast<size_t>(device));
+}
 std::exception_ptr& late_error() {
   static std::exception_ptr error;
   return error;
@@ -42,6 +53,9 @@ std::exception_ptr& late_error() {
 [[noreturn]] void fail(const std::string& what, const char* error, const char* words) {
   const bool memory = std::strcmp(error, "cudaErrorMemoryAllocation") == 0;
   throw Error(memory ? ErrorCode::kOutOfMemory : ErrorCode::kInternal, what + ": " + error + " (" + words + ")");
+}
+void fail_if_lost(int device, const std::string& what) {
+  if (context_of(device).lost) fail(what, "cudaErrorIllegalAddress", "an illegal memory access was encountered");
 }
 
 void arm() {
@@ -56,10 +70,19 @@ void arm() {
   f.where = all.substr(0, colon);
   f.left = colon == std::string::npos ? 0 : std::strtoll(all.c_str() + colon + 1, nullptr, 10);
   f.sticky = all.ends_with(":sticky");
+  f.memory = all.ends_with(":memory") || f.where == "allocate" || f.where == "pinned";
   f.armed = true;
 }
 
 }  // namespace
+
+void use_stream(Stream stream, const char* what) {
+  maybe_fail(what);
+  require_current(stream->device, what);
+  const std::lock_guard guard(lock());
+  if (stream->context != context_of(stream->device).number)
+    fail(what, "cudaErrorContextIsDestroyed", "context is destroyed");
+}
 
 DriverCounters& driver_counters() {
   static DriverCounters counters;
@@ -68,34 +91,59 @@ DriverCounters& driver_counters() {
 
 void maybe_fail(const char* where) {
   const std::lock_guard guard(lock());
-  if (broken) fail(where, "cudaErrorIllegalAddress", "an illegal memory access was encountered");
+  fail_if_lost(current_device(), where);
   if (late_error() && std::strcmp(where, "wait") == 0) std::rethrow_exception(std::exchange(late_error(), nullptr));
   arm();
   PlantedError& f = planted();
   if (!f.armed || f.where != where || f.left-- > 0) return;
-  f.armed = false;
+  f.armed = f.where == "count";  // it stays so
   if (f.sticky) {
-    broken = true;
-    fail(where, "cudaErrorIllegalAddress", "an illegal memory access was encountered");
+    context_of(current_device()).lost = true;
+    fail_if_lost(current_device(), where);
   }
-  if (f.where == "allocate") fail("cudaMalloc", "cudaErrorMemoryAllocation", "out of memory");
+  if (f.memory) fail(f.where, "cudaErrorMemoryAllocation", "out of memory");
+  if (f.where == "count") fail("cudaGetDeviceCount", "cudaErrorSystemNotReady", "system not yet initialized");
+  if (f.where == "describe") fail("cudaSetDevice", "cudaErrorDevicesUnavailable", "CUDA-capable device(s) is/are busy");
   fail(where, "cudaErrorLaunchOutOfResources", "too many resources requested for launch");
 }
 
-bool device_is_broken() {
+namespace {
+int& this_threads_device() {
+  static thread_local int device = 0;
+  return device;
+}
+}  // namespace
+int current_device() {
+  return this_threads_device();
+}
+void use_device(int device) {
   const std::lock_guard guard(lock());
-  return broken;
+  this_threads_device() = device;
+  fail_if_lost(device, "cudaSetDevice");
+}
+void require_current(int device, const char* what) {
+  if (device == current_device()) return;
+  throw Error(ErrorCode::kInternal, std::string(what) + ": of device " + std::to_string(device) + ", while device " +
+                                        std::to_string(current_device()) + " is current");
 }
 
-void reset_device() {
+// Takes a while, as it does on a device: who else believes that it must be reset is seen to do so twice.
+void reset_device(int device) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
   const std::lock_guard guard(lock());
-  for (const Stream stream : streams()) stream->pending.clear();
-  broken = false;
+  for (const Stream stream : streams()) {
+    if (stream->device == device) stream->pending.clear();
+  }
+  GlobalMemory::device().forget(device);
+  context_of(device).lost = false, ++context_of(device).number;
+  ++driver_counters().resets;
 }
 
 Stream open_stream() {
   const std::lock_guard guard(lock());
-  return *streams().insert(new CUstream_st).first;
+  const Stream stream = *streams().insert(new CUstream_st).first;
+  stream->device = current_device(), stream->context = context_of(stream->device).number;
+  return stream;
 }
 
 void close_stream(Stream stream) {
@@ -129,8 +177,8 @@ void drain(Stream stream) {
 // Called where memory is given back, and so by destructors: what goes wrong is told by the next wait.
 void drain_all() noexcept {
   const std::lock_guard guard(lock());
-  if (broken) return;
   for (const Stream stream : streams()) {
+    if (context_of(stream->device).lost) continue;
     try {
       drain(stream);
     } catch (...) {
@@ -157,7 +205,7 @@ void enqueue(Stream stream, std::function<void()> work) {
 
 void submit(Stream stream, std::function<void()> work) {
   if (!stream) return work();
-  maybe_fail("launch");
+  use_stream(stream, "launch");
   if (stream->captured) {
     ++driver_counters().captured_launches;
     stream->captured->push_back(std::move(work));
@@ -169,7 +217,7 @@ void submit(Stream stream, std::function<void()> work) {
 
 void submit_copy(Stream stream, std::function<void()> work) {
   if (!stream) return work();
-  maybe_fail("copy");
+  use_stream(stream, "copy");
   ++driver_counters().copies;
   if (stream->captured) {
     stream->captured->push_back(std::move(work));
@@ -183,7 +231,7 @@ void submit_wait(Stream stream, Stream other, uint64_t ticket) {
 }
 
 void submit_graph(Stream stream, const CUgraphExec_st& graph) {
-  maybe_fail("launch");
+  use_stream(stream, "launch");
   enqueue(stream, [&graph] {
     for (const auto& node : graph.nodes) node();
   });

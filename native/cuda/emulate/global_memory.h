@@ -8,22 +8,24 @@
 
 namespace qwen3::cuda::emulate {
 
-// The memory of the emulated device: kernels may touch what lies in here and nothing else. Fresh memory is filled with
+// The memory of the emulated devices: kernels may touch what lies in here and nothing else. Fresh memory is filled with
 // 0xff bytes (NaN in every float format), as a device's is with whatever was there. Thread safe.
 class GlobalMemory {
  public:
   static GlobalMemory& device();
 
   // Null when fewer than `bytes` are left of the limit: the emulated out-of-memory.
-  void* allocate(size_t bytes, const std::string& name);
+  void* allocate(size_t bytes, const std::string& name, int device = 0);
   void release(void* pointer);
-  // Bytes that may be allocated in all; for tests of failing allocations.
+  void forget(int device);  // everything there is given back
+  // Bytes that may be allocated on a device; for tests of failing allocations.
   void set_limit(size_t bytes);
-  size_t used() const;
+  size_t used(int device = 0) const;
 
   struct Range {
     uintptr_t begin = 0, end = 0;
     std::string name;
+    int device = 0;
   };
   // The allocation that holds [address, address + bytes), or null.
   const Range* find(uintptr_t address, size_t bytes) const;
@@ -31,7 +33,8 @@ class GlobalMemory {
  private:
   mutable std::mutex mutex_;
   std::map<uintptr_t, Range> ranges_;  // by begin
-  size_t used_ = 0, limit_ = SIZE_MAX;
+  std::map<int, size_t> used_;         // by device
+  size_t limit_ = SIZE_MAX;
 };
 
 // A typed array in emulated device memory, for tests.

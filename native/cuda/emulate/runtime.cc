@@ -28,21 +28,33 @@ int driver_version() {
   return static_cast<int>(setting("QWEN3_EMULATED_DRIVER", 13000));
 }
 int device_count() {
-  return driver_version() == 0 ? 0 : static_cast<int>(setting("QWEN3_EMULATED_DEVICES", 1));
+  const auto unsupported = [](const std::string& why) {
+    return Error(ErrorCode::kUnsupported, "no CUDA device can be used: " + why, "device");
+  };
+  const auto n = static_cast<int>(setting("QWEN3_EMULATED_DEVICES", 1));
+  if (n == 0) throw unsupported("cudaGetDeviceCount: cudaErrorNoDevice (no CUDA-capable device is detected)");
+  try {
+    emulate::maybe_fail("count");
+  } catch (const Error& error) {
+    throw unsupported(error.what());
+  }
+  return n;
 }
 
 DeviceDescription describe_device(int device) {
+  emulate::maybe_fail("describe");
   DeviceDescription d;
   d.name = "emulated device " + std::to_string(device);
   const auto compute = static_cast<int>(setting("QWEN3_EMULATED_COMPUTE", 80));
   d.major = compute / 10, d.minor = compute % 10, d.multiprocessors = 2;
   d.hopper = compute == 90;
   d.memory_bytes = setting("QWEN3_EMULATED_MEMORY", int64_t{1} << 30);
-  d.free_bytes = d.memory_bytes - static_cast<int64_t>(emulate::GlobalMemory::device().used());
+  d.free_bytes = d.memory_bytes - static_cast<int64_t>(emulate::GlobalMemory::device().used(device));
   return d;
 }
 
-void use_device(int) {
+void use_device(int device) {
+  emulate::use_device(device);
   const char* text = std::getenv("QWEN3_EMULATED_SCHEDULE");
   if (!text) return;
   auto& schedule = emulate::Session::current().schedule;
@@ -52,11 +64,16 @@ void use_device(int) {
   schedule.seed = std::strtoull(text, nullptr, 10);
   emulate::Session::current().launches.clear();
 }
-bool device_works(int) {
-  return !emulate::device_is_broken();
+std::string device_error(int device) {
+  try {
+    emulate::use_device(device);
+    return {};
+  } catch (const Error& error) {
+    return error.what();
+  }
 }
-void reset_device(int) {
-  emulate::reset_device();
+void reset_device(int device) noexcept {
+  emulate::reset_device(device);
 }
 
 Stream create_stream() {
@@ -75,13 +92,14 @@ void synchronize(Stream stream) {
 }
 
 Event create_event() {
+  emulate::maybe_fail("create");
   return new CUevent_st;
 }
 void destroy_event(Event event) {
   delete event;
 }
 void record(Event event, Stream stream) {
-  emulate::maybe_fail("record");
+  emulate::use_stream(stream, "record");
   event->stream = stream, event->ticket = stream->submitted;
 }
 void wait(Event event) {
@@ -91,18 +109,20 @@ void wait(Event event) {
 }
 
 void wait_on(Stream stream, Event event) {
-  emulate::maybe_fail("wait_on");
+  emulate::use_stream(stream, "wait_on");
   if (event->stream) emulate::submit_wait(stream, event->stream, event->ticket);
 }
 
 void begin_capture(Stream stream) {
-  emulate::maybe_fail("capture");
+  emulate::use_stream(stream, "capture");
   stream->captured = std::make_unique<std::vector<std::function<void()>>>();
 }
 Graph end_capture(Stream stream) {
+  emulate::maybe_fail("end_capture");
   auto graph = std::make_unique<CUgraphExec_st>();
   graph->nodes = std::move(*stream->captured);
   stream->captured.reset();
+  emulate::maybe_fail("instantiate");
   return graph.release();
 }
 void abandon_capture(Stream stream) noexcept {
@@ -122,7 +142,7 @@ void* allocate(size_t bytes) {
   ++emulate::driver_counters().allocations;
   auto& memory = emulate::GlobalMemory::device();
   memory.set_limit(static_cast<size_t>(setting("QWEN3_EMULATED_MEMORY", int64_t{1} << 30)));
-  void* pointer = memory.allocate(bytes, std::to_string(bytes) + " bytes");
+  void* pointer = memory.allocate(bytes, std::to_string(bytes) + " bytes", emulate::current_device());
   if (!pointer) {
     throw Error(ErrorCode::kOutOfMemory,
                 "cudaMalloc of " + std::to_string(bytes) + " bytes: cudaErrorMemoryAllocation (out of memory)");
@@ -135,6 +155,7 @@ void release(void* pointer) {
   emulate::GlobalMemory::device().release(pointer);
 }
 void* allocate_pinned(size_t bytes) {
+  emulate::maybe_fail("pinned");
   ++emulate::driver_counters().pinned_allocations;
   void* pointer = std::malloc(bytes);
   if (!pointer) throw Error(ErrorCode::kOutOfMemory, "cudaHostAlloc of " + std::to_string(bytes) + " bytes");
@@ -146,16 +167,29 @@ void release_pinned(void* pointer) {
   std::free(pointer);
 }
 
+namespace {
+void require_on_device(const void* begin, size_t bytes) {
+  if (bytes == 0) return;
+  const auto* const range = emulate::GlobalMemory::device().find(reinterpret_cast<uintptr_t>(begin), bytes);
+  if (!range) throw Error(ErrorCode::kInternal, "copy: outside of the device's memory");
+  emulate::require_current(range->device, "copy");
+}
+}  // namespace
+
 void copy_to_device(Stream stream, void* to, const void* from, size_t bytes) {
+  require_on_device(to, bytes);
   emulate::submit_copy(stream, [=] { std::memcpy(to, from, bytes); });
 }
 void copy_to_host(Stream stream, void* to, const void* from, size_t bytes) {
+  require_on_device(from, bytes);
   emulate::submit_copy(stream, [=] { std::memcpy(to, from, bytes); });
 }
 void copy_on_device(Stream stream, void* to, const void* from, size_t bytes) {
+  require_on_device(to, bytes), require_on_device(from, bytes);
   emulate::submit_copy(stream, [=] { std::memcpy(to, from, bytes); });
 }
 void fill_bytes(Stream stream, void* to, int byte, size_t bytes) {
+  require_on_device(to, bytes);
   emulate::submit_copy(stream, [=] { std::memset(to, byte, bytes); });
 }
 
@@ -164,8 +198,8 @@ void fill_bytes(Stream stream, void* to, int byte, size_t bytes) {
 // For tests, which find it in the library that they opened: emulate::DriverCounters as plain numbers.
 extern "C" __attribute__((visibility("default"))) void qwen3_cuda_emulated_counters(int64_t* out) {
   const auto& c = qwen3::cuda::emulate::driver_counters();
-  const int64_t values[] = {c.launches,         c.graph_launches, c.captured_launches, c.copies,
-                            c.synchronisations, c.event_waits,    c.allocations,       c.pinned_allocations};
+  const int64_t values[] = {c.launches,    c.graph_launches, c.captured_launches,  c.copies, c.synchronisations,
+                            c.event_waits, c.allocations,    c.pinned_allocations, c.resets};
   std::copy(std::begin(values), std::end(values), out);
 }
 
