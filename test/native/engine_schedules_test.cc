@@ -113,18 +113,19 @@ struct Totals {
   int64_t requests = 0, cancelled = 0, preemptions = 0, cached = 0, steps = 0, rescaled = 0;
 };
 
-void schedule(Random& random, const World& w, Totals& totals) {
+// pressed: many at once on few blocks, so that some are pushed out.
+void schedule(Random& random, const World& w, bool pressed, Totals& totals) {
   EngineOptions options = w.options;
   options.prefill_chunk = static_cast<int32_t>(random.between(0, 3) ? random.between(1, 90) : 512);
-  options.prefill_beside = static_cast<int32_t>(random.between(1, 90));
-  options.max_sequences = static_cast<int32_t>(random.between(1, 8));
+  options.prefill_beside = static_cast<int32_t>(random.between(0, 1) ? random.between(1, 90) : 512);
+  options.max_sequences = static_cast<int32_t>(random.between(pressed ? 4 : 1, 8));
   options.prefix_cache = random.between(0, 3) > 0;
-  const int64_t blocks = random.between(0, 1) ? random.between(5, 9) : random.between(10, 40);
+  const int64_t blocks = pressed || random.between(0, 1) ? random.between(5, 9) : random.between(10, 40);
   options.kv_cache_bytes = w.options.kv_cache_bytes / 8 * blocks;
   Driver driver(w.model, w.backend, options);
   std::map<int64_t, size_t> asked;  // id -> request
   std::vector<int64_t> live;
-  const int64_t n = random.between(1, 14), haste = random.between(0, 6);
+  const int64_t n = random.between(pressed ? 8 : 1, 14), haste = pressed ? 0 : random.between(0, 6);
   for (int64_t id = 0; id < n || !driver.loop.idle();) {
     if (id < n && (driver.loop.idle() || random.between(0, haste) == 0)) {
       const size_t which = static_cast<size_t>(random.between(0, static_cast<int64_t>(w.requests.size()) - 1));
@@ -188,7 +189,7 @@ int main(int argc, char** argv) {
   Totals totals;
   for (int64_t i = 0; i < schedules; ++i) {
     Random own(seed(), static_cast<uint64_t>(i) + 1);
-    schedule(own, worlds[static_cast<size_t>(i) % worlds.size()], totals);
+    schedule(own, worlds[static_cast<size_t>(i) % worlds.size()], i % 4 == 0, totals);
   }
   std::printf(
       "%lld schedules, %lld requests, %lld cancelled, %lld preemptions, %lld rescaled, %lld cached tokens, %lld "
