@@ -24,8 +24,9 @@ struct Level {
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
-bool has_avxvnni() {
-  return has_avx2() && __builtin_cpu_supports("avxvnni");
+bool has_avxvnni() {  // its registers are AVX2's; not every compiler's __builtin_cpu_supports knows the name
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4) != 0;
 }
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
