@@ -13,7 +13,7 @@ namespace {
 
 using namespace stream_hopper;
 
-constexpr int kMostExperts = 256;
+constexpr int kMostExperts = kMoeMostExperts;
 
 struct Product {
   const Bf16* x;
