@@ -278,12 +278,12 @@ export class FencedInterpreter extends Base {
     return this.metered(super.evaluate({ ...node, object: constant(base), property }, scope), object)
   }
 
-  /** Methods of mappings cost what they copy. */
+  /** Methods of mappings cost what they copy; for every entry they may make a tuple and its values. */
   private metered(value: JinjaValue, receiver: JinjaValue): JinjaValue {
     if (value.type !== 'FunctionValue' || !isComposite(receiver)) return value
     const call = value.value as (args: JinjaValue[], scope: Environment) => JinjaValue
     return makeFunction((args, scope) => {
-      this.spend(1 + sortCost(receiver))
+      this.spend(4 + 12 * sizeOf(receiver) + sortCost(receiver))
       return call(args, scope)
     })
   }
@@ -319,14 +319,20 @@ export class FencedInterpreter extends Base {
     const separator = args[0] ?? named.get('d') ?? named.get('separator')
     const between = separator === undefined ? '' : this.print(separator)
     const attribute = (args[1] ?? named.get('attribute'))?.value
-    let items: JinjaValue[]
-    if (value.type === 'StringValue') items = Array.from(value.value as string, (char) => makeString(char))
-    else if (Array.isArray(value.value)) items = value.value as JinjaValue[]
-    else throw new TemplateFault('error', `it joins ${kindOf(value)}`)
-    this.spend(items.length)
-    if (typeof attribute === 'string')
-      items = items.map((item) => (item.value as Map<string, JinjaValue>).get?.(attribute) ?? makeUndefined())
-    const texts = items.map((item) => this.print(item))
+    let texts: string[]
+    if (value.type === 'StringValue') {
+      texts = Array.from(value.value as string)
+      this.spend(texts.length)
+      if (typeof attribute === 'string') texts.fill('') // a character has no attributes
+    } else if (Array.isArray(value.value)) {
+      let items = value.value as JinjaValue[]
+      this.spend(items.length)
+      if (typeof attribute === 'string')
+        items = items.map((item) => (item.value as Map<string, JinjaValue>).get?.(attribute) ?? makeUndefined())
+      texts = items.map((item) => this.print(item))
+    } else {
+      throw new TemplateFault('error', `it joins ${kindOf(value)}`)
+    }
     this.checkLength(texts.reduce((sum, text) => sum + text.length, 0) + between.length * Math.max(0, texts.length - 1))
     return makeString(texts.join(between))
   }
