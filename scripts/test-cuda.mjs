@@ -29,7 +29,7 @@ if (nvcc) {
 }
 const tests = spawnSync(
   'ctest',
-  ['--test-dir', folder, '-R', '^cuda_', '--output-on-failure', '--timeout', '240', '-j2'],
+  ['--test-dir', folder, '-R', '^cuda_', '--output-on-failure', '--timeout', '480', '-j2'],
   {
     encoding: 'utf8',
     maxBuffer: 1 << 28,

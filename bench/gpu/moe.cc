@@ -51,6 +51,8 @@ class MoeBench {
     products_ = DeviceBuffer(bytes_of({assigned_, s_.hidden, 4}));
     out_ = DeviceBuffer(bytes_of({s_.n_rows, s_.hidden, 4}));
     few_scores_ = DeviceBuffer(bytes_of({kMoeFewRows, s_.n_experts, 4})), few_arrived_ = DeviceBuffer(16);
+    combine_arrived_ = DeviceBuffer(bytes_of({moe_combine_counters(s_.hidden), 4}));
+    fill_bytes(b_.stream, combine_arrived_.as<void>(), 0, combine_arrived_.bytes());
     fill_bytes(b_.stream, few_arrived_.as<void>(), 0, 16);
     fill_bytes(b_.stream, drawn_.as<void>(), 0, drawn_.bytes());
     fill_bytes(b_.stream, load_.as<void>(), 0, load_.bytes());
@@ -80,12 +82,12 @@ class MoeBench {
     } else if (part == "experts") {
       m.bytes = used * expert + rows * 2 + 4.0 * double(assigned_) * s_.hidden;
       m.flops = products;
-      m.seconds = b_.time(few_rows ? used * expert : 0, [&](int i) { experts(i, few_rows); });
+      m.seconds = b_.time(few_rows ? used * expert : 0, [&](int i) { experts(i, few_rows, {}); });
     } else {
       m.bytes = used * expert + double(router_.bytes()) + rows * 10;
       m.flops = products + 2.0 * rows * s_.n_experts;
-      m.seconds = b_.time(few_rows ? used * expert : 0,
-                          [&](int i) { route_and_sort(i), experts(i, few_rows), combine(few_rows); });
+      m.seconds =
+          b_.time(few_rows ? used * expert : 0, [&](int i) { route_and_sort(i), experts_and_combine(i, few_rows); });
     }
     b_.report(name, m, ", \"rows\": " + std::to_string(s_.n_rows) + ", \"experts_used\": " + std::to_string(used));
   }
@@ -110,7 +112,7 @@ class MoeBench {
   }
   // As operations.cc has it: many rows take wgmma where the chip has it.
   bool on_hopper(bool few_rows) const { return b_.device.hopper && !few_rows; }
-  void experts(int i, bool few_rows) const {
+  void experts(int i, bool few_rows, const MoeCombine& combine) const {
     MoeOperands o{x(i),
                   pointers_.as<const Bf16*>(),
                   pointers_.as<const Bf16*>() + s_.n_experts,
@@ -123,13 +125,21 @@ class MoeBench {
       o.gate_up_maps = maps, o.down_maps = maps + s_.n_experts;
       o.drawn = drawn_.as<int32_t>();
       if (few_rows) {
-        moe_stream_hopper(b_.stream, o, s_, b_.device.multiprocessors);
+        moe_stream_hopper(b_.stream, o, s_, b_.device.multiprocessors, combine);
       } else {
         moe_experts_hopper(b_.stream, o, s_, b_.device.multiprocessors);
       }
     } else {
       moe_experts(b_.stream, o, s_, few_rows);
     }
+  }
+  // As operations.cc has it: the weighted sum of a few rows is taken in.
+  void experts_and_combine(int i, bool few_rows) const {
+    const bool taken = b_.device.hopper && few_rows && stream_takes_combine(s_.n_rows);
+    MoeCombine taken_in;
+    if (taken) taken_in = {shares_.as<float>(), out_.as<float>(), combine_arrived_.as<int32_t>()};
+    experts(i, few_rows, taken_in);
+    if (!taken) combine(few_rows);
   }
   void combine(bool few_rows) const {
     if (on_hopper(few_rows)) {
@@ -156,7 +166,7 @@ class MoeBench {
   MoeShape s_;
   int64_t assigned_;
   DeviceBuffer weights_, pointers_, maps_, router_, ids_, shares_, order_, offsets_, load_, gated_, products_, out_,
-      few_scores_, few_arrived_, drawn_;
+      few_scores_, few_arrived_, combine_arrived_, drawn_;
 };
 
 }  // namespace

@@ -177,6 +177,8 @@ void DeviceExecutable::make_expert_buffers(Stream loading, int64_t assignments, 
   route_scores_ = DeviceBuffer(static_cast<size_t>(kMoeFewRows) * static_cast<size_t>(n_experts_) * 4);
   route_arrived_ = DeviceBuffer(4);
   fill_bytes(loading, route_arrived_.as<void>(), 0, route_arrived_.bytes());
+  combine_arrived_ = DeviceBuffer(static_cast<size_t>(moe_combine_counters(hidden_)) * 4);
+  fill_bytes(loading, combine_arrived_.as<void>(), 0, combine_arrived_.bytes());
   tiles_drawn_ = DeviceBuffer(8);
   fill_bytes(loading, tiles_drawn_.as<void>(), 0, tiles_drawn_.bytes());
   expert_load_ = DeviceBuffer(static_cast<size_t>(n_layers_) * static_cast<size_t>(n_experts_) * 4);

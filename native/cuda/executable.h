@@ -118,6 +118,7 @@ class DeviceExecutable {
   DeviceBuffer tokens_, partials_, arrived_, logits_, sampling_scratch_;
   DeviceBuffer ids_, shares_, order_, offsets_, gated_, products_, expert_load_;
   DeviceBuffer route_scores_, route_arrived_;   // of moe_route_few
+  DeviceBuffer combine_arrived_;                // of moe_stream_hopper
   DeviceBuffer tiles_drawn_;                    // of moe_experts_hopper
   DeviceBuffer heads_arrived_;                  // of linear_stream
   DeviceBuffer stream_parts_, stream_arrived_;  // of linear_stream_hopper

@@ -225,8 +225,18 @@ void moe_experts(Stream stream, const MoeOperands& operands, const MoeShape& sha
 // would cost as much as two fifths of the matrix products.
 void moe_experts_hopper(Stream stream, const MoeOperands& operands, const MoeShape& shape, int multiprocessors);
 TensorMap describe_expert(const Bf16* weight, int rows, int k);  // weight: bf16 [rows, k] of one expert
-// The same for few rows; products are f32.
-void moe_stream_hopper(Stream stream, const MoeOperands& operands, const MoeShape& shape, int multiprocessors);
+// The same for few rows; products are f32. What wrote the offsets must be waited for by the kernel launched last before
+// this, if not by an earlier one: down reads them ahead of its wait.
+// combine: moe_combine taken in where stream_takes_combine, with the same bits.
+struct MoeCombine {
+  const float* shares = nullptr;
+  float* out = nullptr;        // as of moe_combine
+  int32_t* arrived = nullptr;  // scratch, [moe_combine_counters], zero before the first launch, and each leaves it so
+};
+bool stream_takes_combine(int n_rows);
+int64_t moe_combine_counters(int hidden);
+void moe_stream_hopper(Stream stream, const MoeOperands& operands, const MoeShape& shape, int multiprocessors,
+                       const MoeCombine& combine = {});
 TensorMap describe_streamed_expert(const Bf16* weight, int rows, int k);
 // out[r, :] += sum over ranks of shares[r, rank] * products[r * top_k + rank, :], in rank order. out: f32.
 void moe_combine(Stream stream, const float* products, const float* shares, const MoeShape& shape, float* out);

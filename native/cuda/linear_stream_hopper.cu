@@ -93,20 +93,7 @@ QWEN3_DEVICE bool join_parts(Accumulator<kN>& acc, const StreamPlan& plan, int t
   for (int j = 0; j < kN / 8; ++j) {
     store(part(block) + j * kConsumers, {acc.get(j * 4), acc.get(j * 4 + 1), acc.get(j * 4 + 2), acc.get(j * 4 + 3)});
   }
-  const auto is_last = shared_memory<int32_t>(kMostStages * 16);
-  thread_fence();
-  consumer_sync();
-  if (thread == 0) {
-    int32_t* arrived = plan.arrived + group * (shares.steps / shares.k_steps) + tile;
-    const bool all = atomic_add(arrived, 1) == last - first;
-    if (all) store(arrived, 0);
-    is_last.store(0, all ? 1 : 0);
-    thread_fence();  // the other blocks' parts
-  }
-  consumer_sync();
-  const bool joins = is_last.load() != 0;
-  consumer_sync();  // the word is free for the block's next tile
-  if (!joins) return false;
+  if (!last_to_arrive(plan.arrived + group * (shares.steps / shares.k_steps) + tile, last - first + 1)) return false;
   // So many parts' loads are on their way together: one trip to L2 for few rows.
   constexpr int kAtOnce = kN == 8 ? 8 : kN == 16 ? 4 : 2;
   for (int of = first; of <= last; of += kAtOnce) {

@@ -5,6 +5,7 @@
 // Nothing goes through the host: every grid is sized for the worst case and blocks without work leave at once.
 
 #include "cuda/linear_stream.h"
+#include "cuda/moe_combine.h"
 
 namespace qwen3::cuda {
 namespace {
@@ -132,33 +133,25 @@ void run_product(Stream stream, const ExpertProduct& p, const MoeShape& shape, b
 
 // --- weighted sum ---
 
-// Four neighbouring values.
-QWEN3_DEVICE Float4 load4(const float* p) {
-  return load(reinterpret_cast<const Float4*>(p));
-}
-QWEN3_DEVICE Float4 load4(const Bf16* p) {
-  const Words2 w = load(reinterpret_cast<const Words2*>(p));
-  return {bf16_low(w.x), bf16_high(w.x), bf16_low(w.y), bf16_high(w.y)};
+constexpr int kCombineThreads = 128;  // of four columns each
+
+template <class T>
+QWEN3_KERNEL(kCombineThreads)
+combine_experts_kernel(const T* products, const float* shares, MoeShape shape, float* out) {
+  const int64_t row = block_index().x, first = row * shape.top_k;
+  const int column = (block_index().y * kCombineThreads + thread_index().x) * 4;
+  grid_dependency_wait();
+  grid_dependency_launch();
+  if (column >= shape.hidden) return;
+  add_products(products + first * shape.hidden + column, shape.hidden, shares + first, shape.top_k,
+               out + row * shape.hidden + column);
 }
 
 template <class T>
-QWEN3_KERNEL(256)
-combine_experts_kernel(const T* products, const float* shares, MoeShape shape, float* out) {
-  const int64_t row = block_index().x;
-  grid_dependency_wait();
-  grid_dependency_launch();
-  for (int i = thread_index().x; i < shape.hidden / 4; i += 256) {
-    Float4 sum{0, 0, 0, 0};
-    for (int rank = 0; rank < shape.top_k; ++rank) {
-      const int64_t assignment = row * shape.top_k + rank;
-      const float share = load(shares + assignment);
-      const Float4 v = load4(products + assignment * shape.hidden + i * 4);
-      sum = {sum.x + share * v.x, sum.y + share * v.y, sum.z + share * v.z, sum.w + share * v.w};
-    }
-    auto* to = reinterpret_cast<Float4*>(out + row * shape.hidden) + i;
-    const Float4 old = load(to);
-    store(to, {old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w});
-  }
+void run_combine(Stream stream, const T* products, const float* shares, const MoeShape& shape, float* out) {
+  const int parts = (shape.hidden / 4 + kCombineThreads - 1) / kCombineThreads;
+  launch(stream, "moe_combine", combine_experts_kernel<T>, {{shape.n_rows, parts, 1}, {kCombineThreads, 1, 1}, 0, true},
+         products, shares, shape, out);
 }
 
 }  // namespace
@@ -175,12 +168,10 @@ void moe_experts(Stream stream, const MoeOperands& o, const MoeShape& shape, boo
 }
 
 void moe_combine(Stream stream, const float* products, const float* shares, const MoeShape& shape, float* out) {
-  launch(stream, "moe_combine", combine_experts_kernel<float>, {{shape.n_rows, 1, 1}, {256, 1, 1}, 0, true}, products,
-         shares, shape, out);
+  run_combine(stream, products, shares, shape, out);
 }
 void moe_combine(Stream stream, const Bf16* products, const float* shares, const MoeShape& shape, float* out) {
-  launch(stream, "moe_combine", combine_experts_kernel<Bf16>, {{shape.n_rows, 1, 1}, {256, 1, 1}, 0, true}, products,
-         shares, shape, out);
+  run_combine(stream, products, shares, shape, out);
 }
 
 }  // namespace qwen3::cuda

@@ -189,14 +189,15 @@ void DeviceExecutable::launch_moe(const Operation& op) {
       operands.gate_up_maps = op.gate_up_maps.as<TensorMap>(), operands.down_maps = op.down_maps.as<TensorMap>();
       moe_experts_hopper(stream_, operands, shape, multiprocessors_);
       moe_combine(stream_, products_.as<Bf16>(), shares_.as<float>(), shape, out);
+    } else if (hopper_) {
+      operands.gate_up_maps = op.gate_up_stream_maps.as<TensorMap>();
+      operands.down_maps = op.down_stream_maps.as<TensorMap>();
+      MoeCombine combine;
+      if (stream_takes_combine(range.count)) combine = {shares_.as<float>(), out, combine_arrived_.as<int32_t>()};
+      moe_stream_hopper(stream_, operands, shape, multiprocessors_, combine);
+      if (!combine.out) moe_combine(stream_, products_.as<float>(), shares_.as<float>(), shape, out);
     } else {
-      if (hopper_ && range.decode) {
-        operands.gate_up_maps = op.gate_up_stream_maps.as<TensorMap>();
-        operands.down_maps = op.down_stream_maps.as<TensorMap>();
-        moe_stream_hopper(stream_, operands, shape, multiprocessors_);
-      } else {
-        moe_experts(stream_, operands, shape, range.decode);
-      }
+      moe_experts(stream_, operands, shape, range.decode);
       moe_combine(stream_, products_.as<float>(), shares_.as<float>(), shape, out);
     }
   }

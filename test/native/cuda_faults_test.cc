@@ -334,21 +334,29 @@ void test_blocks() {
   schedule.resident = 1;
 }
 
-// Programmatic dependent launch: what may be touched before the wait.
-enum class Early { kNone, kRead, kWrite, kNoWait, kOthersWait };
-QWEN3_KERNEL(64) bad_successor(Early what, const float* weights, const float* produced, float* out) {
+// Programmatic dependent launch: what may be touched before the wait. between: what the kernel ahead wrote; produced:
+// the one ahead of that.
+enum class Early { kNone, kRead, kReadProduced, kWrite, kNoWait, kOthersWait };
+QWEN3_KERNEL(64)
+bad_successor(Early what, const float* weights, const float* produced, const float* between, float* out) {
   const int thread = thread_index().x;
   float value = load(weights + thread);  // no kernel writes them
-  if (what == Early::kRead) value += load(produced + thread);
+  if (what == Early::kRead) value += load(between + thread) - 1;
+  if (what == Early::kReadProduced) value += load(produced + thread) - 1;
   if (what == Early::kWrite) store(out + thread, value);
   if (what == Early::kNoWait) return;
   if (thread < 32) grid_dependency_wait();
   if (what != Early::kOthersWait) block_sync();  // one thread's wait is enough for whoever hears of it
   store(out + thread, value + load(produced + thread));
 }
-QWEN3_KERNEL(64) producer(float* produced) {
+// When a kernel lets the next one begin.
+enum class Lets { kBeforeTheWait, kSomeBeforeTheWait, kAfterIt, kNever };
+QWEN3_KERNEL(64) producer(float* produced, Lets lets) {
+  const int thread = thread_index().x;
+  if (lets == Lets::kBeforeTheWait || (lets == Lets::kSomeBeforeTheWait && thread == 40)) grid_dependency_launch();
   grid_dependency_wait();
-  store(produced + thread_index().x, 1.0f);
+  if (lets != Lets::kNever) grid_dependency_launch();
+  store(produced + thread, 1.0f);
 }
 
 void test_dependent_launch() {
@@ -357,20 +365,28 @@ void test_dependent_launch() {
   float* produced = weights + 64;
   float* out = produced + 64;  // in the same page, later in another
   for (int i = 0; i < 64; ++i) weights[i] = 2;
-  const auto run_both = [&](const char* name, Early what) {
-    emulate::run_grid("producer", {}, {64, 1, 1}, 0, [&] { producer(produced); });
+  const auto run_both = [&](const char* name, Early what, Lets lets = Lets::kAfterIt) {
+    emulate::run_grid("producer", {}, {64, 1, 1}, 0, [&] { producer(produced, Lets::kNever); });
     emulate::run_grid(
-        "between", {}, {64, 1, 1}, 0, [&] { producer(out); }, true);
+        "between", {}, {64, 1, 1}, 0, [&] { producer(out, lets); }, true);
     emulate::run_grid(
-        name, {}, {64, 1, 1}, 0, [&] { bad_successor(what, weights, produced, out); }, true);
+        name, {}, {64, 1, 1}, 0, [&] { bad_successor(what, weights, produced, out, out); }, true);
   };
   for (int i = 0; i < 2; ++i, out += 3000) {
     for (const Early what : {Early::kRead, Early::kWrite, Early::kOthersWait}) {
       expect("bad_successor", {Fault::kDependency}, [&] { run_both("bad_successor", what); });
     }
+    // Of the kernel before the one ahead: it has ended if the one ahead had waited for it.
+    for (const Lets lets : {Lets::kBeforeTheWait, Lets::kSomeBeforeTheWait}) {
+      expect("bad_successor", {Fault::kDependency}, [&] { run_both("bad_successor", Early::kReadProduced, lets); });
+    }
     on_every_schedule([&] {
-      run_both("good_successor", Early::kNone);
-      for (int j = 0; j < 64; ++j) CHECK(out[j] == 3);
+      for (const Lets lets : {Lets::kAfterIt, Lets::kNever}) {
+        for (const Early what : {Early::kNone, Early::kReadProduced}) {
+          run_both("good_successor", what, lets);
+          for (int j = 0; j < 64; ++j) CHECK(out[j] == 3);
+        }
+      }
     });
   }
   out -= 6000;

@@ -87,6 +87,17 @@ struct Layer {
       load[e] = 0;
     }
   }
+  // What moe_combine left, by the product itself.
+  void check_combine_taken_in(const MoeOperands& o, const std::vector<float>& before) const {
+    if (!stream_takes_combine(shape.n_rows)) return;
+    const std::vector<float> apart(out.begin(), out.end());
+    std::copy(before.begin(), before.end(), out.begin());
+    DeviceArray<int32_t> arrived(size_t(moe_combine_counters(shape.hidden)), "arrived");
+    std::fill(arrived.begin(), arrived.end(), 0);
+    moe_stream_hopper(nullptr, o, shape, multiprocessors, {shares.data(), out.data(), arrived.data()});
+    CHECK(std::equal(apart.begin(), apart.end(), out.begin()));
+    CHECK(std::all_of(arrived.begin(), arrived.end(), [](int32_t n) { return n == 0; }));
+  }
   // The products of the chosen experts; `combined` adds them up too.
   void run(Path path, bool combined) const {
     MoeOperands o{x.data(),       gate_up_of.data(), down_of.data(), order.data(),
@@ -105,7 +116,10 @@ struct Layer {
     } else {
       moe_experts(nullptr, o, shape, path == Path::kStream);
     }
-    if (combined) moe_combine(nullptr, products.data(), shares.data(), shape, out.data());
+    if (!combined) return;
+    const std::vector<float> before(out.begin(), out.end());
+    moe_combine(nullptr, products.data(), shares.data(), shape, out.data());
+    if (path == Path::kStreamHopper) check_combine_taken_in(o, before);
   }
   std::vector<double> scores(int row) const {
     std::vector<double> dots(size_t(shape.n_experts));
@@ -230,6 +244,7 @@ void check_products(const Layer& layer, const std::vector<float>& before, double
 void test_layer(Random& random, Path path) {
   MoeShape shape{};
   shape.n_rows = static_cast<int>(random.between(1, path == Path::kStream ? 32 : 90));
+  if (path == Path::kStreamHopper && random.between(0, 1)) shape.n_rows = static_cast<int>(random.between(1, 5));
   const int widest = path == Path::kHopper || path == Path::kStreamHopper ? 20 : 8;  // several stages of 64
   shape.hidden = 8 * static_cast<int>(random.between(1, widest));
   shape.ffn = 8 * static_cast<int>(random.between(1, widest - 2));
@@ -251,6 +266,8 @@ void test_layer(Random& random, Path path) {
   moe_sort(nullptr, layer.ids.data(), shape, layer.order.data(), layer.offsets.data(), layer.load.data());
   check_sort(layer);
   check_route_few(layer, random);
+  // As in a step, the kernel ahead of the products.
+  moe_sort(nullptr, layer.ids.data(), shape, layer.order.data(), layer.offsets.data(), layer.load.data());
   layer.run(path, true);
   // Products rounded to bf16 carry 2^-9 / sqrt(3) each.
   check_products(layer, before, path == Path::kHopper ? 2.5e-3 : 1e-3);

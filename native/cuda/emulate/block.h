@@ -127,6 +127,7 @@ class Block {
   void device_fence();
   // griddepcontrol.wait: earlier kernels have ended and their writes are visible.
   void dependency_wait();
+  void dependency_launch();
   // Of copies, which are checked as a whole: as: the copy's own agent and time.
   void check_global_race(const void* pointer, size_t bytes, const SharedShadow::Access& as, bool write, bool atomic,
                          const Where& where);
@@ -189,6 +190,7 @@ class Block {
   static void fiber_main(void* thread);
   int64_t number() const;  // of the block in the grid
   void release_at(uintptr_t address);
+  bool heard_of_wait() const;
   void check_dependency(uintptr_t address, size_t bytes, bool write, const Where& where);
   void block_self(const char* reason, const Where& where);
   void make_ready(int thread);

@@ -67,14 +67,24 @@ void Block::check_global_race(const void* pointer, size_t bytes, const SharedSha
        where);
 }
 
-// Programmatic dependent launch: until somebody whom this thread has heard of since waited for the kernels before, it
-// may read what none of them writes, weights for instance, and write nothing: they may still read it.
+// Whether somebody whom this thread has heard of since waited for the kernels before.
+bool Block::heard_of_wait() const {
+  return std::any_of(dependency_waits_.begin(), dependency_waits_.end(), [&](const auto& wait) {
+    const auto& [agent, time] = wait;
+    return agent == static_cast<Agent>(running_->index) || running_->clock.at(agent) >= time;
+  });
+}
+
+// Programmatic dependent launch: until it has heard of a wait a thread may read what no kernel writes that may still
+// run, weights for instance, and write nothing: they may still read it.
 void Block::check_dependency(uintptr_t address, size_t bytes, bool write, const Where& where) {
-  for (const auto& [agent, time] : dependency_waits_) {
-    if (agent == static_cast<Agent>(running_->index) || running_->clock.at(agent) >= time) return;
-  }
+  if (heard_of_wait()) return;
   if (write) fail(Fault::kDependency, "a write", where);
   if (grid_.written_before(address, bytes)) fail(Fault::kDependency, "a read of what an earlier kernel wrote", where);
+}
+
+void Block::dependency_launch() {
+  if (config_.overlaps_previous && !heard_of_wait()) grid_.launched_early = true;
 }
 
 void Block::dependency_wait() {

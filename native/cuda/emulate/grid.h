@@ -47,11 +47,18 @@ class Grid {
     return it == released_.end() ? nullptr : &it->second;
   }
 
-  // Whether a kernel that this one overlaps with wrote there: any since the last one that waited for all before it.
+  // Whether a kernel that this one may overlap with wrote there: the one ahead, and those ahead of it that were not
+  // known to have ended when it let this one begin.
   static bool written_before(uintptr_t address, size_t bytes);
+  // This launch is over. If it let the next one begin only when it had waited for those before, they have ended by
+  // then.
+  void end() {
+    if (!launched_early) first_unfinished() = generation();
+  }
   // What was launched so far has ended: memory was given back.
   static void all_ended() { first_unfinished() = generation() + 1; }
-  bool waited = false;  // some thread executed griddepcontrol.wait
+  bool waited = false;          // some thread executed griddepcontrol.wait
+  bool launched_early = false;  // some thread executed griddepcontrol.launch_dependents without having heard of a wait
 
   // Polls since anything happened that could end them.
   int64_t polls = 0;

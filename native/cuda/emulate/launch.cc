@@ -71,6 +71,7 @@ class GridRun {
       throw EmulationError(Fault::kDependency, std::string(fault_name(Fault::kDependency)) + " in kernel " +
                                                    config_.kernel + ": no thread waited at all");
     }
+    grid_.end();
     std::unordered_set<uint64_t> distinct;
     for (size_t i = 0; i < resident_; ++i) distinct.merge(places()[i]->grouper->sectors_read());
     counters_.distinct_sectors_read = static_cast<int64_t>(distinct.size());

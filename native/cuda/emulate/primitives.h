@@ -59,6 +59,9 @@ template <class T>
 T load_stream(const T* p, Where where = Where::current()) {
   return load(p, where);
 }
+inline int32_t load_l2(const int32_t* p, Where where = Where::current()) {
+  return load(p, where);
+}
 // Another block may write the word meanwhile: the thread gives way, so that loops that wait for one end.
 template <class T>
 T load_volatile(const T* p, Where where = Where::current()) {
@@ -317,7 +320,9 @@ void set_max_registers_down() {}
 inline void grid_dependency_wait() {
   emulate::Block::current().dependency_wait();
 }
-inline void grid_dependency_launch() {}
+inline void grid_dependency_launch() {
+  emulate::Block::current().dependency_launch();
+}
 
 // --- arithmetic ---
 

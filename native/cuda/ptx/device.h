@@ -52,6 +52,10 @@ template <class T>
 QWEN3_DEVICE T load_volatile(const T* p) {
   return *const_cast<const volatile T*>(p);
 }
+// Past the L1, which may hold what was there before.
+QWEN3_DEVICE int32_t load_l2(const int32_t* p) {
+  return __ldcg(p);
+}
 // Weights are read once per step: they need not displace activations from L1.
 template <class T>
 QWEN3_DEVICE T load_stream(const T* p) {
