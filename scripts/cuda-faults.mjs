@@ -109,8 +109,8 @@ const faults = [
   [
     "other blocks' parts read without a fence",
     'linear_stream_hopper',
-    'linear_stream_hopper.cu',
-    /thread_fence\(\); {2}\/\/ the other blocks' parts/,
+    'stream_hopper.h',
+    /thread_fence\(\); {2}\/\/ what the other blocks wrote/,
     '',
     'cuda_ops_test',
   ],
@@ -142,8 +142,8 @@ const faults = [
     'experts looked up while the router may still write them',
     'moe_stream_hopper',
     'moe_stream_hopper.cu',
-    'if (!p.down) {',
-    'if (!p.down) {\n    grid_dependency_launch();',
+    'prefetch_maps(p);\n    grid_dependency_wait();',
+    'grid_dependency_launch();\n    grid_dependency_wait();',
     'cuda_moe_test',
   ],
   [
@@ -287,13 +287,13 @@ const faults = [
   ],
   [
     'scores read without a fence',
-    'moe_route',
-    'moe_route.cu',
+    'moe_route_few',
+    'moe_route_few.cu',
     /thread_fence\(\); {2}\/\/ the other blocks.*/,
     '',
     'cuda_moe_test',
   ],
-  ['ties to the higher expert', 'moe_route', 'moe_route.cu', 'kMaxExperts - id : 0', 'id : 0', 'cuda_moe_test'],
+  ['ties to the higher expert', 'moe_route', 'moe_route.h', 'kMaxExperts - id : 0', 'id : 0', 'cuda_moe_test'],
   [
     'a histogram read too soon',
     'sampling_all',

@@ -1,96 +1,15 @@
-// Mixture of experts, which experts: router and counting sort.
+// Mixture of experts, which experts: router and counting sort. Up to 16 rows: moe_route_few.cu.
 //
 //   shares = softmax over all experts of x router^T; the top_k of them (ties to the lower id), divided by their sum
 //
-// Nothing goes through the host. Many rows: a block takes 32 rows and all experts, then one block per expert sorts. Up
-// to 16 rows, where one multiprocessor would read the router's matrix alone: a block per 8 experts, and the last one to
-// finish selects and sorts.
+// Nothing goes through the host: a block takes 32 rows and all experts, then one block per expert sorts.
 
-#include "cuda/norm.h"
-#include "cuda/ptx/launch.h"
+#include "cuda/moe_route.h"
 
 namespace qwen3::cuda {
 namespace {
 
-// --- scores ---
-//
-// The order along k is one whatever the number of rows: chunks of 32 belong to 8 classes in turn; a score is the sum of
-// the classes' sums in their order, each over its chunks ascending. Within a chunk the matrix instructions take k in a
-// permuted order, the same in both operands, so that a lane's 16 bytes of a row are its fragments of two of them.
-
-constexpr int kThreads = 256, kWarps = kThreads / 32, kMaxExperts = kMoeMostExperts;
-constexpr int kClasses = 8, kChunk = 32;
-
-// d += the first or the second half of the chunk of 16 rows times that of 8 experts; low, high: of rows lane / 4 and
-// lane / 4 + 8.
-template <int kHalf>
-QWEN3_DEVICE void multiply_half(float (&d)[4], const Words4& low, const Words4& high, const Words4& w) {
-  const uint32_t a[4] = {kHalf ? low.z : low.x, kHalf ? high.z : high.x, kHalf ? low.w : low.y,
-                         kHalf ? high.w : high.y};
-  const uint32_t b[2] = {kHalf ? w.z : w.x, kHalf ? w.w : w.y};
-  mma_bf16(d, a, b);
-}
-
-// --- selection ---
-
-// One warp: softmax and selection of kRows rows at once, `row` on, the first `n` of which count; their scores are in
-// shared memory, `stride` apart. A lane has N of the scores of each.
-template <int kRows, int N>
-QWEN3_DEVICE void select_experts(Shared<float> scores, int stride, int n, const MoeShape& shape, int64_t row,
-                                 int32_t* ids, float* shares) {
-  const int lane = thread_index().x % 32;
-  const float none = bits_as_f32(0xff800000u);
-  // Weights as numbers of the same order: their bits and one; 0 is what cannot be chosen, any more.
-  uint32_t keys[kRows][N];
-  float total[kRows], chosen[kRows], mine[kRows];  // lane r keeps rank r
-  int mine_id[kRows];
-  QWEN3_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    float p[N], largest = none;
-    QWEN3_UNROLL
-    for (int j = 0; j < N; ++j) {
-      const int e = j * 32 + lane;
-      p[j] = e < shape.n_experts ? scores.load(r * stride + e) : none;
-      largest = maximum(largest, p[j]);
-    }
-    QWEN3_UNROLL
-    for (int mask = 16; mask > 0; mask /= 2) largest = maximum(largest, shuffle_xor(largest, mask));
-    total[r] = 0;
-    QWEN3_UNROLL
-    for (int j = 0; j < N; ++j) {
-      const float weight = p[j] == none ? 0.0f : exp2_approx((p[j] - largest) * 1.44269504f);
-      keys[r][j] = p[j] == none ? 0 : f32_as_bits(weight) + 1;
-      total[r] += weight;
-    }
-    total[r] = warp_sum(total[r]);
-    chosen[r] = mine[r] = 0, mine_id[r] = 0;
-  }
-  for (int rank = 0; rank < shape.top_k; ++rank) {
-    QWEN3_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      uint32_t best = 0, id = 0;
-      QWEN3_UNROLL
-      for (int j = 0; j < N; ++j) {
-        if (keys[r][j] > best) best = keys[r][j], id = static_cast<uint32_t>(j * 32 + lane);
-      }
-      const uint32_t top = warp_maximum(best);
-      const uint32_t lowest = kMaxExperts - warp_maximum(best == top ? kMaxExperts - id : 0);  // of those that tie
-      QWEN3_UNROLL
-      for (int j = 0; j < N; ++j) {
-        if (lowest == static_cast<uint32_t>(j * 32 + lane)) keys[r][j] = 0;
-      }
-      const float weight = bits_as_f32(top - 1);
-      if (lane == rank) mine[r] = weight, mine_id[r] = static_cast<int>(lowest);
-      chosen[r] += weight;
-    }
-  }
-  QWEN3_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    if (r >= n || lane >= shape.top_k) continue;
-    store(ids + (row + r) * shape.top_k + lane, mine_id[r]);
-    store(shares + (row + r) * shape.top_k + lane, mine[r] / (shape.norm_topk_prob ? chosen[r] : total[r]));
-  }
-}
+using namespace route;
 
 // --- many rows ---
 //
@@ -226,8 +145,9 @@ route_kernel(const Bf16* x, const Bf16* router, MoeShape shape, int32_t* ids, fl
   const int first = warp * kEach;
   const int64_t left = shape.n_rows - (row0 + first);
   if (left <= 0) return;
-  select_experts<kEach, kExperts / 32>(sums + first * kStride, kStride, left < kEach ? static_cast<int>(left) : kEach,
-                                       shape, row0 + first, ids, shares);
+  select_experts<kEach, kExperts / 32>(
+      sums + first * kStride, kStride, left < kEach ? static_cast<int>(left) : kEach, shape, row0 + first,
+      [&](int64_t at, int32_t id, float share) { store(ids + at, id), store(shares + at, share); });
 }
 
 // --- counting sort ---
@@ -307,170 +227,6 @@ sort_kernel(const int32_t* ids, MoeShape shape, int32_t* order, int32_t* offsets
   }
 }
 
-// --- both, for few rows ---
-//
-// The warps take a class of k each, straight from memory into fragments; their sums are joined in order.
-
-constexpr int kFewRows = kMoeFewRows;
-static_assert(kWarps == kClasses);
-constexpr int kScoreStride = kMaxExperts + 8;  // rows 8 banks apart
-constexpr int kSumStride = 16;                 // of 8 experts
-constexpr int kSumBytes = kWarps * kFewRows * kSumStride * 4;
-
-struct GlobalX {
-  const Bf16* x;
-  int hidden;
-  QWEN3_DEVICE Words4 load(int64_t row, int at) const {
-    return cuda::load(reinterpret_cast<const Words4*>(x + row * hidden + at));
-  }
-};
-struct SharedX {
-  Shared<Bf16> x;
-  int stride;
-  QWEN3_DEVICE Words4 load(int64_t row, int at) const {
-    return (x + static_cast<int>(row) * stride + at).as<Words4>().load();
-  }
-};
-
-// Of the router's matrix a lane asks for its first chunks ahead of the kernel before; then it goes by rounds, whose
-// loads are all asked for before the first product.
-constexpr int kAhead = 8, kRound = 4;
-
-// What a lane needs of its c-th chunk of 8 experts.
-QWEN3_DEVICE int few_chunk(int c) {
-  return (c * kClasses + thread_index().x / 32) * kChunk + thread_index().x % 4 * 8;
-}
-template <int n>
-QWEN3_DEVICE void load_router(const Bf16* router, const MoeShape& shape, int e0, int c0, Words4 (&w)[n]) {
-  QWEN3_UNROLL
-  for (int c = 0; c < n; ++c) {
-    const int at = few_chunk(c0 + c);
-    const auto* row = router + int64_t{e0 + thread_index().x % 32 / 4} * shape.hidden;
-    w[c] = at < shape.hidden ? load(reinterpret_cast<const Words4*>(row + at)) : Words4{0, 0, 0, 0};
-  }
-}
-
-// All rows times experts [e0, e0 + 8), whose first chunks are `ahead`: scores [rows, kScoreStride], columns from 0.
-// sums: [kWarps, kFewRows, kSumStride]. X::load(row, at): 8 values of a row.
-template <class X>
-QWEN3_DEVICE void few_scores(const X& x, const Bf16* router, const MoeShape& shape, int e0,
-                             const Words4 (&ahead)[kAhead], Shared<float> scores, Shared<float> sums) {
-  const int thread = thread_index().x, warp = thread / 32, lane = thread % 32, group = lane / 4, in_group = lane % 4;
-  const Words4 zero{0, 0, 0, 0};
-  float acc[4] = {};
-  const auto multiply_round = [&](int c0, const Words4* w) {
-    Words4 low[kRound], high[kRound];
-    QWEN3_UNROLL
-    for (int c = 0; c < kRound; ++c) {
-      const int at = few_chunk(c0 + c);
-      low[c] = at < shape.hidden && group < shape.n_rows ? x.load(group, at) : zero;
-      high[c] = at < shape.hidden && group + 8 < shape.n_rows ? x.load(group + 8, at) : zero;
-    }
-    QWEN3_UNROLL
-    for (int c = 0; c < kRound; ++c) {
-      multiply_half<0>(acc, low[c], high[c], w[c]);
-      multiply_half<1>(acc, low[c], high[c], w[c]);
-    }
-  };
-  QWEN3_UNROLL
-  for (int c = 0; c < kAhead; c += kRound) multiply_round(c, ahead + c);
-  for (int c = kAhead; c * kClasses * kChunk < shape.hidden; c += kRound) {
-    Words4 w[kRound];
-    load_router(router, shape, e0, c, w);
-    multiply_round(c, w);
-  }
-  QWEN3_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    const int row = warp * kFewRows + group + h * 8;
-    (sums + (row * kSumStride + in_group * 2)).as<Float2>().store(0, {acc[h * 2], acc[h * 2 + 1]});
-  }
-  block_sync();
-  for (int i = thread; i < kFewRows * 8; i += kThreads) {
-    const int row = i / 8, column = i % 8;
-    float sum = 0;
-    for (int w = 0; w < kWarps; ++w) sum += sums.load((w * kFewRows + row) * kSumStride + column);
-    scores.store(row * kScoreStride + column, sum);
-  }
-}
-
-// The same sort by one block, whose ids are in shared memory: at most 256 assignments, each finds its place alone.
-QWEN3_DEVICE void sort_few(Shared<int32_t> ids, int n, const MoeShape& shape, int32_t* order, int32_t* offsets,
-                           int32_t* load_total) {
-  const int thread = thread_index().x;
-  if (thread < n) {
-    const int expert = ids.load(thread);
-    int at = 0;
-    for (int i = 0; i < n; ++i) {
-      const int other = ids.load(i);
-      at += other < expert || (other == expert && i < thread) ? 1 : 0;
-    }
-    store(order + at, thread);
-  }
-  for (int e = thread; e <= shape.n_experts; e += kThreads) {
-    int lower = 0, mine = 0;
-    for (int i = 0; i < n; ++i) lower += ids.load(i) < e ? 1 : 0, mine += ids.load(i) == e ? 1 : 0;
-    store(offsets + e, lower);
-    if (mine > 0) atomic_add(load_total + e, mine);
-  }
-}
-
-// kNorm: x is what it normalises itself; block r writes row r for the experts.
-template <bool kNorm>
-QWEN3_KERNEL_OF(kThreads, 2)
-route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to, RouteNorm norm, NormLayout layout) {
-  const auto scores = shared_memory<float>(0), sums = scores + kFewRows * kScoreStride;
-  const auto last = shared_memory<int32_t>(0);
-  const int thread = thread_index().x, e0 = block_index().x * 8;
-  grid_dependency_launch();
-  if constexpr (kNorm) fetch_norm_weight(norm.weight, layout, shape.hidden);
-  Words4 ahead[kAhead];
-  load_router(router, shape, e0, 0, ahead);
-  grid_dependency_wait();
-  const int n_rows = shape.valid_rows ? load(shape.valid_rows) : shape.n_rows;
-  if constexpr (kNorm) {
-    normalise_rows(
-        norm.residual, [](int r) { return int64_t{r}; }, shape.n_rows, shape.hidden, norm.eps, layout, scores);
-    block_sync();
-    const SharedX rows{shared_memory<Bf16>(layout.rows_at), layout.stride};
-    for (int row = block_index().x; row < shape.n_rows; row += grid_dim().x) {
-      auto* out = reinterpret_cast<Words4*>(norm.normed + static_cast<int64_t>(row) * shape.hidden);
-      for (int i = thread; i < shape.hidden / 8; i += kThreads) store(out + i, rows.load(row, i * 8));
-    }
-    few_scores(rows, router, shape, e0, ahead, scores, sums);
-  } else {
-    few_scores(GlobalX{x, shape.hidden}, router, shape, e0, ahead, scores, sums);
-  }
-  block_sync();
-  if (thread < kFewRows * 8 && thread / 8 < n_rows) {
-    store(to.scores + thread / 8 * shape.n_experts + e0 + thread % 8,
-          scores.load(thread / 8 * kScoreStride + thread % 8));
-  }
-  thread_fence();
-  block_sync();
-  if (thread == 0) {
-    last.store(0, atomic_add(to.arrived, 1) == grid_dim().x - 1 ? 1 : 0);
-    thread_fence();  // the other blocks' scores
-  }
-  block_sync();
-  const bool mine = last.load() == 1;
-  block_sync();
-  if (!mine) return;
-  for (int i = thread; i < n_rows * shape.n_experts; i += kThreads) {
-    scores.store(i / shape.n_experts * kScoreStride + i % shape.n_experts, load(to.scores + i));
-  }
-  block_sync();
-  for (int row = thread / 32; row < n_rows; row += kWarps) {
-    select_experts<1, kMaxExperts / 32>(scores + row * kScoreStride, kScoreStride, 1, shape, row, to.ids, to.shares);
-  }
-  block_sync();
-  const auto ids = sums.as<int32_t>();
-  const int n = n_rows * shape.top_k;
-  if (thread < n) ids.store(thread, load(to.ids + thread));
-  if (thread == 0) store(to.arrived, 0);
-  block_sync();
-  sort_few(ids, n, shape, to.order, to.offsets, to.load);
-}
-
 }  // namespace
 
 void moe_route(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, int32_t* ids, float* shares) {
@@ -482,30 +238,6 @@ void moe_sort(Stream stream, const int32_t* ids, const MoeShape& shape, int32_t*
               int32_t* load) {
   const LaunchShape grid{{shape.n_experts, 1, 1}, {kSortThreads, 1, 1}, kSortThreads / 32 * 4, true};
   launch(stream, "moe_sort", sort_kernel, grid, ids, shape, order, offsets, load);
-}
-
-namespace {
-
-constexpr int kFewBytes = kFewRows * kScoreStride * 4 + kSumBytes;
-
-}  // namespace
-
-bool route_takes_norm(int n_rows, int hidden) {
-  return n_rows <= kMostNormRows && norm_bytes(norm_layout(kFewBytes, hidden), n_rows) <= 96 * 1024;
-}
-
-void moe_route_few(Stream stream, const Bf16* x, const Bf16* router, const MoeShape& shape, const RouteFew& to,
-                   const RouteNorm& norm) {
-  const NormLayout layout = norm_layout(kFewBytes, shape.hidden);
-  const auto run = [&](auto kernel, int bytes) {
-    const LaunchShape grid{{shape.n_experts / 8, 1, 1}, {kThreads, 1, 1}, bytes, true};
-    launch(stream, "moe_route_few", kernel, grid, x, router, shape, to, norm, layout);
-  };
-  if (norm.residual) {
-    run(route_few_kernel<true>, norm_bytes(layout, shape.n_rows));
-  } else {
-    run(route_few_kernel<false>, kFewBytes);
-  }
 }
 
 }  // namespace qwen3::cuda

@@ -12,6 +12,8 @@
 // gate and up end. For few rows the last of the experts to bring a column tile adds it up: a kernel less, with its trip
 // through memory.
 
+#include <cstddef>
+
 #include "cuda/moe_combine.h"
 #include "cuda/stream_hopper.h"
 
@@ -81,6 +83,16 @@ QWEN3_DEVICE void walk(const Product& p, const Chosen& chosen, Visit visit) {
   }
 }
 
+// Which experts' maps will be needed is not known yet; all of them are 16 KB. From memory, a map would be one more trip
+// between the wait and the first weights.
+QWEN3_DEVICE void prefetch_maps(const Product& p) {
+  const auto* maps = reinterpret_cast<const std::byte*>(p.weights);
+  const int parts = p.n_experts * static_cast<int>(sizeof(TensorMap)) / 32;
+  for (int i = block_index().x * kThreads + thread_index().x; i < parts; i += grid_dim().x * kThreads) {
+    prefetch_l2(maps + i * 32);
+  }
+}
+
 // The rows that a stage holds at a time, from `begin` on: gate and up read the token's, down writes the assignment's.
 template <int kN>
 QWEN3_DEVICE TileRows tile_rows(const Product& p, const Tile& tile, int begin) {
@@ -108,6 +120,7 @@ moe_stream_hopper_kernel(QWEN3_GRID_CONSTANT const Product p, int stages) {
   const Chosen chosen{ring.end()};
   if (is_weight_thread()) ring.init();
   if (!p.down) {
+    prefetch_maps(p);
     grid_dependency_wait();
     grid_dependency_launch();
   }

@@ -62,6 +62,9 @@ T load_stream(const T* p, Where where = Where::current()) {
 inline int32_t load_l2(const int32_t* p, Where where = Where::current()) {
   return load(p, where);
 }
+inline void prefetch_l2(const void* p, Where where = Where::current()) {
+  emulate::Block::current().global_read(p, 32, 32, where);
+}
 // Another block may write the word meanwhile: the thread gives way, so that loops that wait for one end.
 template <class T>
 T load_volatile(const T* p, Where where = Where::current()) {

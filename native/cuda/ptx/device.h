@@ -56,6 +56,10 @@ QWEN3_DEVICE T load_volatile(const T* p) {
 QWEN3_DEVICE int32_t load_l2(const int32_t* p) {
   return __ldcg(p);
 }
+// The 32 bytes there, into L2.
+QWEN3_DEVICE void prefetch_l2(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
+}
 // Weights are read once per step: they need not displace activations from L1.
 template <class T>
 QWEN3_DEVICE T load_stream(const T* p) {

@@ -6,7 +6,7 @@
 //
 // Kernels: `template <...> QWEN3_KERNEL(threads) name(arguments by value)`; all lanes of a warp are alive and converged
 // at every collective (shuffle, ldmatrix, mma, wgmma): no partial masks.
-//   Global memory   load, load_l2, load_stream (read once: past L1), store, atomic_add, reduce_add
+//   Global memory   load, load_l2, load_stream (read once: past L1), prefetch_l2, store, atomic_add, reduce_add
 //   Shared memory   shared_memory<T>(byte offset) -> Shared<T>; .load(i), .store(i, value), + i, .as<U>()
 //   Warp            shuffle, shuffle_xor, shuffle_up, ballot, warp_sync
 //   Block           block_sync, named_barrier_sync / _arrive (id, threads)
