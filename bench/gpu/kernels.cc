@@ -135,7 +135,7 @@ class AttentionBench {
     share_prefill(heads, b_.device.multiprocessors, schedule);
     tasks_ = upload(schedule.tasks);
     device_sequences_ = upload(schedule.sequences), table_ = upload(schedule.block_table);
-    tiles_ = upload(decode ? schedule.decode : schedule.prefill);
+    tiles_ = decode ? upload(schedule.decode) : upload(schedule.prefill);
     n_tiles_ = static_cast<int>(decode ? schedule.decode.size() : schedule.prefill.size());
     partials_ =
         DeviceBuffer(product({std::max(1, schedule.n_partials), static_cast<int64_t>(partial_elements(heads)), 4}));
@@ -169,16 +169,12 @@ class AttentionBench {
   void call(int i) const {
     Bf16* keys = cache_.as<Bf16>() + static_cast<size_t>(i % n_caches_) * 2 * pool_elements_;
     const KvLayer cache{keys, keys + pool_elements_};
-    const AttentionWork work{device_sequences_.as<AttentionSequence>(),
-                             table_.as<int32_t>(),
-                             tiles_.as<AttentionTile>(),
-                             n_tiles_,
-                             nullptr,
-                             tasks_.as<int32_t>()};
+    const AttentionWork work{device_sequences_.as<AttentionSequence>(), table_.as<int32_t>(),
+                             tiles_.as<AttentionTile>(), n_tiles_, tasks_.as<int32_t>()};
     const Bf16* q = b_.random(i, q_bytes());
     if (decode_) {
-      attention_decode(b_.stream, q, cache, work, heads_, partials_.as<float>(), arrived_.as<int32_t>(),
-                       out_.as<Bf16>());
+      attention_decode(b_.stream, q, cache, {table_.as<int32_t>(), tiles_.as<DecodeTile>(), n_tiles_}, heads_,
+                       partials_.as<float>(), arrived_.as<int32_t>(), out_.as<Bf16>());
     } else if (b_.device.hopper && prefill_on_hopper(heads_)) {
       attention_prefill_hopper(b_.stream, q, cache, n_blocks_, work, heads_, sequences_ * rows_,
                                b_.device.multiprocessors, out_.as<Bf16>());

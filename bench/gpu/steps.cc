@@ -3,6 +3,8 @@
 // beyond the sum of its parts is what a kernel waits for its predecessor; what the step of the whole model
 // (model/.../decode) takes beyond the chain is the sampler and the host. The sampler has cases of its own (sample/).
 
+#include <algorithm>
+
 #include "bench.h"
 #include "cuda/kernels.h"
 #include "cuda/schedule.h"
@@ -33,7 +35,9 @@ class StepBench {
     AttentionSchedule schedule;
     schedule_attention({&sequence, 1}, heads_, schedule);
     const auto tiles = static_cast<int32_t>(schedule.decode.size());
-    sequences_ = upload(schedule.sequences), table_ = upload(schedule.block_table), tiles_ = upload(schedule.decode);
+    table_ = upload(schedule.block_table);
+    schedule.decode.resize(std::max(schedule.decode.size(), static_cast<size_t>(decode_blocks())));  // all are read
+    tiles_ = upload(schedule.decode);
     // Token, tiles, then the row: position, slot, table of angles.
     numbers_ = upload(std::vector<int32_t>{7 % s_.vocab, tiles, s_.keys - 1, s_.keys - 1, 0});
     inv_freq_ = upload(std::vector<double>(kHeadDim / 2, 1e-3)), factor_ = upload(std::vector<double>{1});
@@ -83,6 +87,10 @@ class StepBench {
     fill_bytes(b_.stream, to.as<void>(), 0, bytes);
     return to;
   }
+  // Of a bucket of one row, per KV head (StepTables).
+  int decode_blocks() const {
+    return std::min((8 * b_.device.multiprocessors + s_.n_kv_heads - 1) / s_.n_kv_heads, kMostSplits);
+  }
   int q_width() const { return heads_.n_q_heads * kHeadDim; }
   int qkv_rows() const { return (heads_.n_q_heads + 2 * heads_.n_kv_heads) * kHeadDim; }
   size_t qkv_bytes() const { return bf16_bytes(qkv_rows(), s_.hidden); }
@@ -125,9 +133,7 @@ class StepBench {
   }
   // As in a bucket's graph: more blocks than tiles, and how many tiles there are lies on the device.
   void attention(int layer) const {
-    const int blocks = (8 * b_.device.multiprocessors + s_.n_kv_heads - 1) / s_.n_kv_heads;
-    const AttentionWork work{sequences_.as<AttentionSequence>(), table_.as<int32_t>(), tiles_.as<AttentionTile>(),
-                             blocks, numbers_.as<int32_t>() + 1};
+    const DecodeWork work{table_.as<int32_t>(), tiles_.as<DecodeTile>(), decode_blocks(), numbers_.as<int32_t>() + 1};
     attention_decode(b_.stream, q_.as<Bf16>(), kv(layer), work, heads_, partials_.as<float>(), arrived_.as<int32_t>(),
                      attended_.as<Bf16>());
   }
@@ -157,8 +163,8 @@ class StepBench {
   Shape s_;
   HeadShape heads_;
   size_t pool_ = 0;  // elements of a layer's keys
-  DeviceBuffer sequences_, table_, tiles_, numbers_, inv_freq_, factor_, partials_, arrived_, heads_arrived_, cache_,
-      norm_, residual_, qkv_, q_, attended_, gated_, logits_, angles_, token_, head_;
+  DeviceBuffer table_, tiles_, numbers_, inv_freq_, factor_, partials_, arrived_, heads_arrived_, cache_, norm_,
+      residual_, qkv_, q_, attended_, gated_, logits_, angles_, token_, head_;
 };
 
 }  // namespace

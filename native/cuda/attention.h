@@ -20,15 +20,16 @@ QWEN3_DEVICE int at(int row, int chunk) {
   return row * kHeadDim + (kHeadDim >= 64 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3)) * 8;
 }
 
-// Copies 64 rows of K or V; those beyond n_keys are zero: what the cache holds there may be anything, NaN included.
-// kOnce: no other block reads them.
+// Copies 64 rows of K or V; those beyond n_keys are zero: what the cache holds there may be anything, NaN included. But
+// the first n_left of those are left as they are. kOnce: no other block reads them.
 template <int kHeadDim, int kThreads, bool kOnce = false>
-QWEN3_DEVICE void copy_keys(Shared<Bf16> to, const Bf16* block, int n_keys, int thread) {
+QWEN3_DEVICE void copy_keys(Shared<Bf16> to, const Bf16* block, int n_keys, int thread, int n_left = 0) {
   constexpr int kChunks = kHeadDim / 8;
   QWEN3_UNROLL_8
   for (int i = thread; i < kKeys * kChunks; i += kThreads) {
     const int row = i / kChunks, chunk = i % kChunks;
     const bool valid = row < n_keys;
+    if (!valid && row < n_keys + n_left) continue;
     const Bf16* const from = block + (valid ? i * 8 : 0);
     if constexpr (kOnce) {
       cp_async16_once(to + at<kHeadDim>(row, chunk), from, valid ? 16 : 0);
@@ -150,10 +151,9 @@ QWEN3_DEVICE void join_sums(Rows<kHeadDim>& rows) {
   }
 }
 
-// The block of the cache that holds a sequence's keys [64 i, 64 i + 64) of one head.
-QWEN3_DEVICE int64_t block_offset(const AttentionWork& work, const AttentionSequence& sequence, int i,
-                                  const HeadShape& heads, int kv_head) {
-  const int64_t block = load(work.block_table + sequence.table_begin + i);
+// The block of the cache that holds a sequence's keys [64 i, 64 i + 64) of one head. table: the sequence's.
+QWEN3_DEVICE int64_t block_offset(const int32_t* table, int i, const HeadShape& heads, int kv_head) {
+  const int64_t block = load(table + i);
   return (block * heads.n_kv_heads + kv_head) * kKeys * heads.head_dim;
 }
 

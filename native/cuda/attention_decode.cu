@@ -4,8 +4,12 @@
 // one KV head, two warps that take its cache blocks in turn, each with its own K and V buffers (64 KB together at
 // head_dim 128: three blocks a multiprocessor of 228 KB, 192 KB on their way) and no barrier between them until the
 // end. K of the next block is fetched during the softmax, V during the next scores; the first of both before the kernel
-// ahead has ended, unless this step writes to them. Positions alone decide which warp sums which keys, so a row's bits
-// do not depend on the other sequences.
+// ahead has ended, but for the rows that this step writes. Positions alone decide which warp sums which keys, so a
+// row's bits do not depend on the other sequences.
+//
+// Few rows of few keys wait for trips to the L2 that follow each other, not for bytes. Behind the kernel ahead there
+// are left: q together with the new rows; K and V of a warp's further blocks; the partial result, the count of those
+// that arrived, the others' results. What leads to the keys (tile, then block table) lies ahead of it.
 //
 // The splits of a row, at most 64 (schedule.h), are joined in the same launch by the block that arrives last, in the
 // order of the keys, whoever that is. K and V pass the L2 without displacing the results that wait there.
@@ -83,11 +87,11 @@ struct Columns {
       }
     }
   }
-  QWEN3_DEVICE static void mask(float (&s)[kTiles][4][4], int key0, int position) {
+  QWEN3_DEVICE static void mask(float (&s)[kTiles][4][4], int key0, int key_end) {
     const int g = thread_index().x % 32 / 4;
     QWEN3_UNROLL
     for (int i = 0; i < kTiles * 16; ++i) {
-      if (key0 + i / 4 % 4 * 16 + i % 4 / 2 * 8 + g > position) s[i / 16][i / 4 % 4][i % 4] = bits_as_f32(0xff800000u);
+      if (key0 + i / 4 % 4 * 16 + i % 4 / 2 * 8 + g >= key_end) s[i / 16][i / 4 % 4][i % 4] = bits_as_f32(0xff800000u);
     }
   }
   // As soften() of attention.h, the keys of a head being in 8 lanes.
@@ -213,52 +217,92 @@ struct SplitRow {
   int64_t stride;  // between splits
 };
 
-// out = sum_i 2^(m_i - m) o_i / sum_i 2^(m_i - m) l_i over the n splits, a warp per q head. A lane holds the columns
-// [N lane, N lane + N). kFetched: results on their way to it.
-template <int kHeadDim, int kFetched>
+// out = sum_i 2^(m_i - m) o_i / sum_i 2^(m_i - m) l_i over the n splits, a warp for kHeads q heads at a time, kSplits
+// results of each on their way to it; with more heads than one these are all that there are. A lane holds the columns
+// [N lane, N lane + N).
+template <int kHeadDim, int kSplits, int kHeads>
 QWEN3_DEVICE void join_splits(const SplitRow& row, int n) {
-  constexpr int N = kHeadDim / 32;
+  constexpr int N = kHeadDim / 32, kHalves = kHeads == 1 ? 2 : 1;
+  static_assert(kMostSplits == 64 && kSplits <= 32);
   const int lane = thread_index().x % 32;
-  for (int r = thread_index().x / 32; r < row.group; r += kWarps) {
-    const float* const from = row.results + r * partial_stride(kHeadDim);
-    static_assert(kMostSplits == 64);
-    Float2 mine[2];  // of results `lane` and 32 + `lane`
-    QWEN3_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int i = half * 32 + lane;
-      mine[half] = {bits_as_f32(0xff800000u), 0};
-      if (i < n) mine[half] = load(reinterpret_cast<const Float2*>(from + row.stride * i + kHeadDim));
-    }
-    float v[kFetched][N], o[N] = {};
+  for (int first = thread_index().x / 32; first < row.group; first += kWarps * kHeads) {
+    const auto results = [&](int h, int i) {
+      return row.results + row.stride * i + (first + h * kWarps) * partial_stride(kHeadDim);
+    };
+    Float2 mine[kHeads][kHalves];  // of results `lane` and 32 + `lane`
+    float v[kHeads][kSplits][N], o[kHeads][N] = {};
     const auto fetch = [&](int i) {
       QWEN3_UNROLL
-      for (int u = 0; u < kFetched; ++u) {
+      for (int h = 0; h < kHeads; ++h) {
         QWEN3_UNROLL
-        for (int j = 0; j < N; ++j) v[u][j] = 0;
-        if (i + u < n) load_columns<N>(from + row.stride * (i + u) + lane * N, v[u]);
+        for (int u = 0; u < kSplits; ++u) {
+          QWEN3_UNROLL
+          for (int j = 0; j < N; ++j) v[h][u][j] = 0;
+          if (first + h * kWarps < row.group && i + u < n) load_columns<N>(results(h, i + u) + lane * N, v[h][u]);
+        }
       }
     };
-    fetch(0);  // together with what they are relative to
-    float largest = maximum(mine[0].x, mine[1].x);
     QWEN3_UNROLL
-    for (int mask = 16; mask > 0; mask /= 2) largest = maximum(largest, shuffle_xor(largest, mask));
-    const float weights[2] = {exp2_approx(mine[0].x - largest), exp2_approx(mine[1].x - largest)};
-    const float sum = warp_sum(mine[0].y * weights[0] + mine[1].y * weights[1]);
-    for (int i = 0;;) {
-      const float weight = i < 32 ? weights[0] : weights[1];
+    for (int h = 0; h < kHeads; ++h) {
       QWEN3_UNROLL
-      for (int u = 0; u < kFetched; ++u) {
-        const float w = shuffle(weight, i % 32 + u);
-        QWEN3_UNROLL
-        for (int j = 0; j < N; ++j) o[j] += w * v[u][j];
+      for (int half = 0; half < kHalves; ++half) {
+        const int i = half * 32 + lane;
+        mine[h][half] = {bits_as_f32(0xff800000u), 0};
+        if (first + h * kWarps < row.group && i < n)
+          mine[h][half] = load(reinterpret_cast<const Float2*>(results(h, i) + kHeadDim));
       }
-      i += kFetched;
-      if (i >= n) break;
+    }
+    fetch(0);  // together with what they are relative to
+    float weights[kHeads][kHalves], sum[kHeads];
+    QWEN3_UNROLL
+    for (int h = 0; h < kHeads; ++h) {
+      float largest = mine[h][0].x;
+      if constexpr (kHalves == 2) largest = maximum(largest, mine[h][1].x);
+      QWEN3_UNROLL
+      for (int mask = 16; mask > 0; mask /= 2) largest = maximum(largest, shuffle_xor(largest, mask));
+      QWEN3_UNROLL
+      for (int half = 0; half < kHalves; ++half) weights[h][half] = exp2_approx(mine[h][half].x - largest);
+      if constexpr (kHalves == 2) {
+        sum[h] = warp_sum(mine[h][0].y * weights[h][0] + mine[h][1].y * weights[h][1]);
+      } else {
+        sum[h] = warp_sum(mine[h][0].y * weights[h][0]);
+      }
+    }
+    for (int i = 0;;) {
+      QWEN3_UNROLL
+      for (int h = 0; h < kHeads; ++h) {
+        const float weight = i < 32 ? weights[h][0] : weights[h][kHalves - 1];
+        QWEN3_UNROLL
+        for (int u = 0; u < kSplits; ++u) {
+          const float w = shuffle(weight, i % 32 + u);
+          QWEN3_UNROLL
+          for (int j = 0; j < N; ++j) o[h][j] += w * v[h][u][j];
+        }
+      }
+      i += kSplits;
+      if (kHeads > 1 || i >= n) break;
       fetch(i);
     }
     QWEN3_UNROLL
-    for (int j = 0; j < N; ++j) o[j] /= sum;
-    store_columns<N>(row.out + r * kHeadDim + lane * N, o);
+    for (int h = 0; h < kHeads; ++h) {
+      const int r = first + h * kWarps;
+      if (r >= row.group) break;
+      QWEN3_UNROLL
+      for (int j = 0; j < N; ++j) o[h][j] /= sum[h];
+      store_columns<N>(row.out + r * kHeadDim + lane * N, o[h]);
+    }
+  }
+}
+
+// Few splits: of several heads together, as each head by itself is a trip to the L2. kFetched: a lane's loads at once.
+template <int kHeadDim, int kFetched>
+QWEN3_DEVICE void join_row(const SplitRow& row, int n) {
+  if (n <= 4) {
+    join_splits<kHeadDim, 4, kFetched / 4>(row, n);
+  } else if (n <= 8) {
+    join_splits<kHeadDim, 8, kFetched / 8>(row, n);
+  } else {
+    join_splits<kHeadDim, kFetched, 1>(row, n);
   }
 }
 
@@ -270,32 +314,61 @@ struct DecodeOutputs {
   Bf16* out;
 };
 
+// Rows [begin, end) of a block of K and of V.
+template <int kHeadDim>
+QWEN3_DEVICE void copy_rows(Shared<Bf16> keys, Shared<Bf16> values, const KvLayer& block, int begin, int end,
+                            int lane) {
+  constexpr int kChunks = kHeadDim / 8;
+  QWEN3_ROLLED
+  for (int i = begin * kChunks + lane; i < end * kChunks; i += 32) {
+    const int to = at<kHeadDim>(i / kChunks, i % kChunks);
+    cp_async16_once(keys + to, block.keys + i * 8, 16);
+    cp_async16_once(values + to, block.values + i * 8, 16);
+  }
+}
+
 template <int kHeadDim, int kTiles>
-QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
-                              const HeadShape& heads, const DecodeOutputs& outputs) {
+QWEN3_DEVICE void decode_tile(const DecodeTile& tile, int kv_head, const Bf16* q, const KvLayer& cache,
+                              const int32_t* block_table, const HeadShape& heads, const DecodeOutputs& outputs) {
   const int thread = thread_index().x, warp = thread / 32, lane = thread % 32;
-  const int kv_head = block_index().y, group = heads.n_q_heads / heads.n_kv_heads;
-  const AttentionSequence sequence = load(work.sequences + tile.sequence);
-  const int64_t row = sequence.row_begin + tile.token_begin;
-  const int position = sequence.position_begin + tile.token_begin;
+  const int group = heads.n_q_heads / heads.n_kv_heads;
+  const int64_t row = tile.row;
+  const int32_t* const table = block_table + tile.table_begin;
   const auto keys = shared_memory<Bf16>(0) + warp * kWarpElements<kHeadDim>, values = keys + kKeys * kHeadDim;
   const int first = tile.key_begin / kKeys + warp, end = (tile.key_end + kKeys - 1) / kKeys;
   const auto copy = [&](Shared<Bf16> to, const Bf16* pool, int block) {
     if (block < end) {
-      const int64_t from = block_offset(work, sequence, block, heads, kv_head);
+      const int64_t from = block_offset(table, block, heads, kv_head);
       copy_keys<kHeadDim, 32, true>(to, pool + from, tile.key_end - block * kKeys, lane);
     }
     cp_async_commit();
   };
 
-  // Blocks that hold no row of this step are not written by any kernel of it: they need not wait for the last one.
-  if ((first + 1) * kKeys > sequence.position_begin) grid_dependency_wait();
-  copy(keys, cache.keys, first);
-  copy(values, cache.values, first);
+  // What no kernel of this step writes need not wait for the last one: all rows of the first block but those of the
+  // step, which come behind the wait with q.
+  int n_old = 0, n_keys = 0;
+  KvLayer block0 = cache;
+  if (first < end) {
+    const int left = tile.key_end - first * kKeys;
+    n_keys = left < kKeys ? left : kKeys;
+    const int old = tile.new_begin - first * kKeys;
+    n_old = old < 0 ? 0 : old < n_keys ? old : n_keys;
+    const int64_t from = block_offset(table, first, heads, kv_head);
+    block0.keys += from, block0.values += from;
+    copy_keys<kHeadDim, 32, true>(keys, block0.keys, n_old, lane, n_keys - n_old);
+    cp_async_commit();
+    copy_keys<kHeadDim, 32, true>(values, block0.values, n_old, lane, n_keys - n_old);
+    cp_async_commit();
+  }
   grid_dependency_wait();
+  if (n_old < n_keys) {
+    copy_rows<kHeadDim>(keys, values, block0, n_old, n_keys, lane);
+    cp_async_commit();
+  }
   Columns<kHeadDim, kTiles> columns;
   columns.clear();
   columns.load_q(q + (row * heads.n_q_heads + kv_head * group) * kHeadDim, group);
+  if (n_old < n_keys) cp_async_wait<0>();  // one group more than the loop waits for
   const float scale = score_scale(kHeadDim);
   for (int block = first; block < end; block += kWarps) {
     cp_async_wait<1>();
@@ -304,7 +377,7 @@ QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const Kv
     columns.scores(keys, s);
     warp_sync();
     copy(keys, cache.keys, block + kWarps);
-    if (block * kKeys + kKeys - 1 > position) columns.mask(s, block * kKeys, position);
+    if (block * kKeys + kKeys > tile.key_end) columns.mask(s, block * kKeys, tile.key_end);
     columns.soften(s, scale);
     cp_async_wait<1>();
     warp_sync();
@@ -343,17 +416,25 @@ QWEN3_DEVICE void decode_tile(const AttentionTile& tile, const Bf16* q, const Kv
   const int64_t stride = static_cast<int64_t>(heads.n_q_heads) * partial_stride(kHeadDim);
   const int64_t first_partial = tile.partial - tile.split;
   if (!last_to_arrive(outputs.arrived + first_partial * heads.n_kv_heads + kv_head, tile.n_splits)) return;
-  join_splits<kHeadDim, kTiles == 1 ? 16 : 8>({partial - stride * tile.split, out, group, stride}, tile.n_splits);
+  join_row<kHeadDim, kTiles == 1 ? 16 : 8>({partial - stride * tile.split, out, group, stride}, tile.n_splits);
 }
 
 template <int kHeadDim, int kTiles>
 QWEN3_KERNEL_OF(kThreads, 3)
-decode_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads, DecodeOutputs to) {
-  grid_dependency_launch();
+decode_kernel(const Bf16* q, KvLayer cache, DecodeWork work, HeadShape heads, DecodeOutputs to) {
+  // All heads of a tile, then the next tile: blocks start in this order, and those without a tile should be the last.
+  const int kv_head = block_index().x % heads.n_kv_heads;
+  int i = block_index().x / heads.n_kv_heads;
+  // One trip: the tile is read before it is known whether there is one.
+  DecodeTile tile = load(work.tiles + i);
   const int n_tiles = work.count ? load(work.count) : work.n_tiles;
-  for (int i = block_index().x; i < n_tiles; i += work.n_tiles) {
-    if (i >= work.n_tiles) block_sync();  // the last tile's sums have been read
-    decode_tile<kHeadDim, kTiles>(load(work.tiles + i), q, cache, work, heads, to);
+  grid_dependency_launch();
+  while (i < n_tiles) {
+    decode_tile<kHeadDim, kTiles>(tile, kv_head, q, cache, work.block_table, heads, to);
+    i += work.n_tiles;
+    if (i >= n_tiles) break;
+    tile = load(work.tiles + i);
+    block_sync();  // the last tile's sums have been read
   }
 }
 
@@ -363,12 +444,12 @@ int partial_elements(const HeadShape& heads) {
   return heads.n_q_heads * (heads.head_dim + 8);
 }
 
-void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
+void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const DecodeWork& work,
                       const HeadShape& heads, float* partials, int32_t* arrived, Bf16* out) {
   if (work.n_tiles == 0) return;
   const auto run = [&](auto kernel, int copies, int joined) {
     const LaunchShape shape{
-        {work.n_tiles, heads.n_kv_heads, 1}, {kThreads, 1, 1}, copies > joined ? copies : joined, true};
+        {work.n_tiles * heads.n_kv_heads, 1, 1}, {kThreads, 1, 1}, copies > joined ? copies : joined, true};
     launch(stream, "attention_decode", kernel, shape, q, cache, work, heads, DecodeOutputs{partials, arrived, out});
   };
   const auto bytes = [](int stride) { return kWarps * 16 * (stride + 2) * 4; };

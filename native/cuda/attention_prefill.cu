@@ -33,7 +33,7 @@ prefill_kernel(const Bf16* q, KvLayer cache, AttentionWork work, HeadShape heads
     return (r * heads.n_q_heads + kv_head * group + row % group) * kHeadDim + chunk * 8;
   };
   const auto copy_block = [&](int i) {
-    const int64_t from = block_offset(work, sequence, i, heads, kv_head);
+    const int64_t from = block_offset(work.block_table + sequence.table_begin, i, heads, kv_head);
     const auto stage = stages + i % 2 * kStage<kHeadDim>;
     const int n_keys = tile.key_end - i * kKeys;
     copy_keys<kHeadDim, kThreads>(stage, cache.keys + from, n_keys, thread);

@@ -126,21 +126,15 @@ struct alignas(16) AttentionSequence {
   int32_t row_begin, n_rows, position_begin;
   int32_t table_begin;  // of its blocks in the table of all sequences
 };
-// One tile of work: rows [token_begin, token_begin + n_tokens) of the sequence, keys [key_begin, key_end).
-struct alignas(32) AttentionTile {
-  int32_t sequence, token_begin, n_tokens;
-  int32_t key_begin, key_end;
-  int32_t partial;                  // index of the partial result, or -1: writes the output
-  int32_t split = 0, n_splits = 1;  // of a row that decodes
+// One tile of prefill: rows [token_begin, token_begin + n_tokens) of the sequence, keys [0, key_end).
+struct alignas(16) AttentionTile {
+  int32_t sequence, token_begin, n_tokens, key_end;
 };
 struct AttentionWork {
   const AttentionSequence* sequences;
   const int32_t* block_table;
   const AttentionTile* tiles;
   int n_tiles = 0;
-  // For launches whose shape must not depend on the step (attention_decode in a graph): how many tiles there are, in
-  // device memory; n_tiles blocks then share them.
-  const int32_t* count = nullptr;
   // Of attention_prefill_hopper: which block takes which (share_prefill), in device memory.
   const int32_t* tasks = nullptr;
 };
@@ -155,12 +149,30 @@ bool prefill_on_hopper(const HeadShape& heads);
 void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache, int64_t n_blocks,
                               const AttentionWork& work, const HeadShape& heads, int n_rows, int multiprocessors,
                               Bf16* out);
-// One token per tile. partials: f32 [n_partials, n_q_heads, head_dim + 8]: weighted sum,
+// A row that decodes, or one split of it: all that a block needs to find its keys, as every load that waits for another
+// one is a trip to the L2.
+struct alignas(32) DecodeTile {
+  int32_t row;                 // of q and of the output
+  int32_t table_begin;         // of its sequence's blocks in the table of all sequences
+  int32_t new_begin;           // keys from here on are of rows of this step: kernels of it write them
+  int32_t key_begin, key_end;  // key_begin % 64 == 0; every key is visible to the row
+  int32_t partial;             // index of the partial result, or -1: writes the output
+  int32_t split, n_splits;
+};
+struct DecodeWork {
+  const int32_t* block_table;
+  const DecodeTile* tiles;
+  int n_tiles = 0;
+  // For launches whose shape must not depend on the step (in a graph): how many tiles there are, in device memory;
+  // n_tiles blocks per KV head then share them, and there is memory for n_tiles tiles at least.
+  const int32_t* count = nullptr;
+};
+// partials: f32 [n_partials, n_q_heads, head_dim + 8]: weighted sum,
 // largest score (log2 units), sum of weights, padding. The last block to arrive joins the splits of a row, at most
 // kMostSplits; arrived: i32 [n_partials, n_kv_heads], zero before the first launch, and each leaves it so.
 constexpr int kMostSplits = 64;
 int partial_elements(const HeadShape& heads);  // of one partial result
-void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const AttentionWork& work,
+void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const DecodeWork& work,
                       const HeadShape& heads, float* partials, int32_t* arrived, Bf16* out);
 
 // --- mixture of experts ---

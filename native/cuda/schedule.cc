@@ -5,19 +5,20 @@
 namespace qwen3::cuda {
 namespace {
 
-void add_decode(AttentionSchedule& schedule, int32_t sequence, const StepSequence& s, int32_t token) {
+void add_decode(AttentionSchedule& schedule, const AttentionSequence& s, int32_t token) {
   const int32_t n_keys = s.position_begin + token + 1;
   const int32_t size = split_keys(n_keys), n_splits = (n_keys + size - 1) / size;
   for (int32_t i = 0; i < n_splits; ++i) {
-    schedule.decode.push_back({sequence, token, 1, i * size, std::min((i + 1) * size, n_keys),
-                               n_splits > 1 ? schedule.n_partials++ : -1, i, n_splits});
+    schedule.decode.push_back({s.row_begin + token, s.table_begin, s.position_begin, i * size,
+                               std::min((i + 1) * size, n_keys), n_splits > 1 ? schedule.n_partials++ : -1, i,
+                               n_splits});
   }
 }
 
 void add_prefill(AttentionSchedule& schedule, int32_t sequence, const StepSequence& s, int32_t tile_tokens) {
   for (int32_t begin = 0; begin < s.n_rows; begin += tile_tokens) {
     const int32_t n = std::min(tile_tokens, s.n_rows - begin);
-    schedule.prefill.push_back({sequence, begin, n, 0, s.position_begin + begin + n, -1});
+    schedule.prefill.push_back({sequence, begin, n, s.position_begin + begin + n});
   }
 }
 
@@ -63,17 +64,16 @@ void schedule_attention(std::span<const StepSequence> sequences, const HeadShape
     out.block_table.insert(out.block_table.end(), s.block_table.begin(),
                            s.block_table.begin() + static_cast<std::ptrdiff_t>(n_blocks));
     if (!s.decode) add_prefill(out, id, s, tile_tokens);
-    for (int32_t token = 0; s.decode && token < s.n_rows; ++token) add_decode(out, id, s, token);
+    for (int32_t token = 0; s.decode && token < s.n_rows; ++token) add_decode(out, out.sequences.back(), token);
   }
-  // Not std::stable_sort, which allocates: ties in the order of the sequences and keys.
-  const auto longer = [](const AttentionTile& a, const AttentionTile& b) {
+  // Not std::stable_sort, which allocates: ties in the order of the rows and keys.
+  const auto longer = [](const DecodeTile& a, const DecodeTile& b) {
     const int32_t x = a.key_end - a.key_begin, y = b.key_end - b.key_begin;
     if (x != y) return x > y;
-    if (a.sequence != b.sequence) return a.sequence < b.sequence;
-    return a.token_begin != b.token_begin ? a.token_begin < b.token_begin : a.key_begin < b.key_begin;
+    return a.row != b.row ? a.row < b.row : a.key_begin < b.key_begin;
   };
   const auto sequence_first = [&](const AttentionTile& a, const AttentionTile& b) {
-    if (a.sequence == b.sequence) return longer(a, b);
+    if (a.sequence == b.sequence) return a.key_end != b.key_end ? a.key_end > b.key_end : a.token_begin < b.token_begin;
     const auto keys = [&](const AttentionTile& tile) {
       const AttentionSequence& s = out.sequences[static_cast<size_t>(tile.sequence)];
       return s.position_begin + s.n_rows;

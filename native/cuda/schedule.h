@@ -13,7 +13,8 @@ namespace qwen3::cuda {
 struct AttentionSchedule {
   std::vector<AttentionSequence> sequences;
   std::vector<int32_t> block_table;  // of all sequences, one after another
-  std::vector<AttentionTile> prefill, decode;
+  std::vector<AttentionTile> prefill;
+  std::vector<DecodeTile> decode;
   int32_t n_partials = 0;
   // Of persistent blocks (share_prefill): where each block's tasks begin, [n_blocks + 1], then the tasks, a tile of
   // `prefill` and a KV head as tile * n_kv_heads + head.

@@ -74,10 +74,16 @@ StepTables::Layout StepTables::layout(int rows) {
   return l;
 }
 
-// Tiles: as many as of prefill, at most, whose tasks take a word each.
+// As many as there may be tiles: a block without one costs the launch of the kernel behind.
+int StepTables::decode_blocks(int bucket) const {
+  return std::max(bucket, std::min(decode_grid_, bucket * kMostSplits));
+}
+
+// Tiles: as many as of prefill, at most, whose tasks take a word each. The blocks of a bucket read as many as they are.
 size_t StepTables::sheet_bytes(int rows, size_t tiles, size_t blocks, size_t adjustments) const {
   size_t bytes = layout(rows).tiles;
-  place(bytes, tiles * sizeof(AttentionTile)), place(bytes, blocks * 4);
+  static_assert(sizeof(DecodeTile) == kAlign && sizeof(AttentionTile) <= kAlign);
+  place(bytes, std::max(tiles, static_cast<size_t>(decode_blocks(rows))) * kAlign), place(bytes, blocks * 4);
   if (prefill_grid_ > 0)
     place(bytes, (tiles * static_cast<size_t>(heads_.n_kv_heads) + static_cast<size_t>(prefill_grid_) + 1) * 4);
   place(bytes, adjustments * sizeof(TokenAdjustment));
@@ -160,12 +166,14 @@ void StepTables::upload(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling
   const Layout l = layout(rows);
   write_rows(batch, rows, padding_block, sheet);
   size_t bytes = l.tiles;
-  append(sheet, bytes, schedule_.decode), append(sheet, bytes, schedule_.prefill);
+  auto* const decode = at<DecodeTile>(sheet, append(sheet, bytes, schedule_.decode));
+  append(sheet, bytes, schedule_.prefill);
   if (prefill_grid_ > 0) append(sheet, bytes, schedule_.tasks);
   const auto table = static_cast<int32_t>(append(sheet, bytes, schedule_.block_table) / 4);
   auto* const sequences = at<AttentionSequence>(sheet, l.sequences);
   std::copy(schedule_.sequences.begin(), schedule_.sequences.end(), sequences);
   for (size_t i = 0; i < schedule_.sequences.size(); ++i) sequences[i].table_begin += table;
+  for (size_t i = 0; i < schedule_.decode.size(); ++i) decode[i].table_begin += table;
   if (sampling) write_sampling(batch, sampling, rows, sheet, bytes);
   copy_to_device(stream, to.device.as<void>(), sheet, bytes);
 }
@@ -180,9 +188,8 @@ StepView StepTables::view_of(int rows, int index) const {
   v.logits_rows = at<int32_t>(sheet, l.logits_rows);
   v.sampling = at<SamplingRow>(sheet, l.sampling);
   v.adjustments = at<TokenAdjustment>(sheet, 0);
-  const auto* const tiles = at<AttentionTile>(sheet, l.tiles);
-  v.decode = {at<AttentionSequence>(sheet, l.sequences), at<int32_t>(sheet, 0), tiles, 0};
-  v.prefill = v.decode;
+  v.decode = {at<int32_t>(sheet, 0), at<DecodeTile>(sheet, l.tiles)};
+  v.prefill.sequences = at<AttentionSequence>(sheet, l.sequences), v.prefill.block_table = at<int32_t>(sheet, 0);
   return v;
 }
 
@@ -192,7 +199,7 @@ StepView StepTables::bucket_view(int bucket, int sheet) const {
       at<int32_t>(sheets_[static_cast<size_t>(sheet)].device.as<std::byte>(), layout(bucket).counts);
   v.ranges = {{0, bucket, true}};
   v.valid_rows = counts;
-  v.decode.count = counts + 1, v.decode.n_tiles = std::max(bucket, decode_grid_);
+  v.decode.count = counts + 1, v.decode.n_tiles = decode_blocks(bucket);
   return v;
 }
 
@@ -201,10 +208,13 @@ StepView StepTables::view(const qwen3_cuda_batch& batch, int sheet) const {
   v.n_logits = batch.n_logits;
   v.ranges = ranges_;
   v.decode.n_tiles = static_cast<int>(schedule_.decode.size());
-  v.prefill.tiles += v.decode.n_tiles, v.prefill.n_tiles = static_cast<int>(schedule_.prefill.size());
-  // Behind the tiles, which are as long as `place` makes things even.
-  static_assert(sizeof(AttentionTile) == kAlign);
-  v.prefill.tasks = reinterpret_cast<const int32_t*>(v.prefill.tiles + v.prefill.n_tiles);
+  v.prefill.n_tiles = static_cast<int>(schedule_.prefill.size());
+  // As upload() appends them.
+  auto* const device = sheets_[static_cast<size_t>(sheet)].device.as<std::byte>();
+  size_t bytes = layout(n_rows()).tiles;
+  place(bytes, schedule_.decode.size() * sizeof(DecodeTile));
+  v.prefill.tiles = at<AttentionTile>(device, place(bytes, schedule_.prefill.size() * sizeof(AttentionTile)));
+  v.prefill.tasks = at<int32_t>(device, bytes);
   return v;
 }
 

@@ -29,15 +29,16 @@ struct StepView {
   RowMap rows{};
   const int32_t* logits_rows = nullptr;
   const int32_t* valid_rows = nullptr;  // in a bucket
-  AttentionWork prefill{}, decode{};
+  AttentionWork prefill{};
+  DecodeWork decode{};
   const SamplingRow* sampling = nullptr;
   const TokenAdjustment* adjustments = nullptr;
 };
 
 class StepTables {
  public:
-  // decode_grid: blocks per KV head that share the attention tiles of a bucket. prefill_grid: persistent blocks that
-  // share those of prefill, or 0.
+  // decode_grid: blocks per KV head, at most, that share the attention tiles of a bucket of fewer rows. prefill_grid:
+  // persistent blocks that share those of prefill, or 0.
   StepTables(const HeadShape& heads, bool one_class, int decode_grid, int prefill_grid)
       : heads_(heads), one_class_(one_class), decode_grid_(decode_grid), prefill_grid_(prefill_grid) {}
 
@@ -69,6 +70,7 @@ class StepTables {
     size_t tokens, positions, slots, ropes, logits_rows, counts, sequences, sampling, tiles;
   };
   static Layout layout(int rows);
+  int decode_blocks(int bucket) const;  // per KV head
   size_t sheet_bytes(int rows, size_t tiles, size_t blocks, size_t adjustments) const;
   void write_rows(const qwen3_cuda_batch& batch, int rows, int32_t padding_block, std::byte* sheet) const;
   void write_sampling(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int rows, std::byte* sheet,

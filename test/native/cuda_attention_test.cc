@@ -103,13 +103,16 @@ struct DeviceWork {
   AttentionSchedule schedule;
   DeviceArray<AttentionSequence> sequences;
   DeviceArray<int32_t> table;
-  DeviceArray<AttentionTile> prefill, decode;
+  DeviceArray<AttentionTile> prefill;
+  DeviceArray<DecodeTile> decode;
   DeviceArray<float> partials;
   DeviceArray<int32_t> arrived, tasks;
   // blocks: persistent ones, that share the tiles of prefill on sm_90a.
   DeviceWork(const Step& step, bool one_class, int n_blocks = 1)
+      : DeviceWork(step, schedule_attention(step.sequences, step.heads, one_class), n_blocks) {}
+  DeviceWork(const Step& step, AttentionSchedule scheduled, int n_blocks)
       : blocks(n_blocks),
-        schedule(shared(schedule_attention(step.sequences, step.heads, one_class), step.heads, blocks)),
+        schedule(shared(std::move(scheduled), step.heads, blocks)),
         sequences(schedule.sequences.size()),
         table(schedule.block_table.size()),
         prefill(schedule.prefill.size()),
@@ -124,10 +127,10 @@ struct DeviceWork {
     std::copy(schedule.prefill.begin(), schedule.prefill.end(), prefill.begin());
     std::copy(schedule.decode.begin(), schedule.decode.end(), decode.begin());
   }
-  AttentionWork work(bool decoding) const {
-    const auto& tiles = decoding ? decode : prefill;
-    return {sequences.data(), table.data(), tiles.data(), static_cast<int>(tiles.size()), nullptr, tasks.data()};
+  AttentionWork prefill_work() const {
+    return {sequences.data(), table.data(), prefill.data(), static_cast<int>(prefill.size()), tasks.data()};
   }
+  DecodeWork decode_work() const { return {table.data(), decode.data(), static_cast<int>(decode.size())}; }
   static AttentionSchedule shared(AttentionSchedule schedule, const HeadShape& heads, int blocks) {
     share_prefill(heads, blocks, schedule);
     return schedule;
@@ -138,12 +141,12 @@ struct DeviceWork {
 void run_attention(const Step& step, const DeviceWork& work, bool hopper = false) {
   const KvLayer cache{step.keys->data(), step.values->data()};
   if (hopper) {
-    attention_prefill_hopper(nullptr, step.q->data(), cache, step.n_blocks, work.work(false), step.heads, step.n_rows,
-                             work.blocks, step.out->data());
+    attention_prefill_hopper(nullptr, step.q->data(), cache, step.n_blocks, work.prefill_work(), step.heads,
+                             step.n_rows, work.blocks, step.out->data());
   } else {
-    attention_prefill(nullptr, step.q->data(), cache, work.work(false), step.heads, step.out->data());
+    attention_prefill(nullptr, step.q->data(), cache, work.prefill_work(), step.heads, step.out->data());
   }
-  attention_decode(nullptr, step.q->data(), cache, work.work(true), step.heads, work.partials.data(),
+  attention_decode(nullptr, step.q->data(), cache, work.decode_work(), step.heads, work.partials.data(),
                    work.arrived.data(), step.out->data());
   CHECK(std::all_of(work.arrived.begin(), work.arrived.end(), [](int32_t n) { return n == 0; }));
 }
@@ -225,32 +228,56 @@ void test_alone(Random& random, bool hopper) {
   }
 }
 
-// Behind the kernel that appends this step's keys and values: what it writes is waited for, what is older is not.
-void test_behind_append(Random& random, int position) {
-  const HeadShape heads{4, 2, 128};
-  const Step step(random, heads, {{1, position}});
-  const int width = (heads.n_q_heads + 2 * heads.n_kv_heads) * heads.head_dim, half = heads.head_dim / 2;
-  DeviceArray<float> qkv(static_cast<size_t>(width)), norm(static_cast<size_t>(heads.head_dim)),
-      cos(static_cast<size_t>(half)), sin(static_cast<size_t>(half));
-  DeviceArray<int32_t> map(3);
+// A sequence that decodes `rows` rows (drafts) from `position` on, behind the kernel that appends their keys and
+// values: what it writes is waited for, what is older is not. The cache holds NaN where they will be.
+void test_behind_append(Random& random, const HeadShape& heads, int rows, int position) {
+  Step step(random, heads, {{rows, position}});
+  step.sequences[0].decode = true;
+  const int d = heads.head_dim, width = (heads.n_q_heads + 2 * heads.n_kv_heads) * d, half = d / 2;
+  const auto n = static_cast<size_t>(rows);
+  DeviceArray<float> qkv(n * static_cast<size_t>(width)), norm(static_cast<size_t>(d)),
+      cos(n * static_cast<size_t>(half)), sin(n * static_cast<size_t>(half));
+  DeviceArray<int32_t> positions(n), slots(n), ropes(n);
   for (float& x : qkv) x = random.normal();
   std::fill(norm.begin(), norm.end(), 1.0f);
-  for (int i = 0; i < half; ++i) cos[i] = std::cos(float(i)), sin[i] = std::sin(float(i));
-  map[0] = position, map[1] = step.tables[0][static_cast<size_t>(position / 64)] * 64 + position % 64, map[2] = 0;
+  for (int r = 0; r < rows; ++r) {
+    for (int i = 0; i < half; ++i)
+      cos[r * half + i] = std::cos(float(r + i)), sin[r * half + i] = std::sin(float(r + i));
+    const int at = position + r;
+    positions[r] = at, slots[r] = step.tables[0][static_cast<size_t>(at / 64)] * 64 + at % 64, ropes[r] = 0;
+    for (int kv = 0; kv < heads.n_kv_heads; ++kv) {
+      std::fill_n(step.keys->begin() + step.at(0, at, kv), d, Bf16{0x7fc0});
+      std::fill_n(step.values->begin() + step.at(0, at, kv), d, Bf16{0x7fc0});
+    }
+  }
   qk_norm_rope_append(nullptr,
                       {qkv.data(),
                        norm.data(),
                        norm.data(),
                        cos.data(),
                        sin.data(),
-                       {map.data(), map.data() + 1, map.data() + 2},
+                       {positions.data(), slots.data(), ropes.data()},
                        heads,
                        1e-6f,
                        step.q->data(),
                        {step.keys->data(), step.values->data()}},
-                      1);
-  run_attention(step, DeviceWork(step, false));
-  check_output(step, "attention behind append, position " + std::to_string(position));
+                      rows);
+  AttentionSchedule schedule;
+  schedule_attention(step.sequences, heads, schedule);
+  CHECK(schedule.prefill.empty());
+  run_attention(step, DeviceWork(step, std::move(schedule), 1));
+  check_output(step,
+               "attention of " + std::to_string(rows) + " rows behind append, position " + std::to_string(position));
+}
+
+// Blocks of 64 keys, taken by two warps in turn, splits of 256: the step's rows at the beginning, the end and in the
+// middle of either warp's first block and of a later one, and across the border of two blocks, warps or splits.
+void test_behind_append(Random& random) {
+  for (const int position : {0, 63, 64, 100, 200, 256 + 64 + 20}) test_behind_append(random, {4, 2, 128}, 1, position);
+  for (const int position : {61, 126, 254, 256 + 62, 256 + 126}) test_behind_append(random, {2, 1, 64}, 4, position);
+  constexpr int kDims[] = {32, 64, 128};
+  const HeadShape heads{static_cast<int>(random.between(1, 16)), 1, kDims[random.between(0, 2)]};
+  test_behind_append(random, heads, static_cast<int>(random.between(1, 8)), static_cast<int>(random.between(0, 600)));
 }
 
 // The most splits that a row has, over keys of few numbers, so that the float64 reference is cheap. A launch whose
@@ -264,7 +291,7 @@ void test_many_splits(Random& random, int keys) {
   const std::vector<Bf16> first(step.out->begin(), step.out->end());
   DeviceArray<int32_t> count(1);
   count[0] = static_cast<int32_t>(work.decode.size());
-  AttentionWork shared = work.work(true);
+  DecodeWork shared = work.decode_work();
   shared.n_tiles = 3, shared.count = count.data();
   std::fill(step.out->begin(), step.out->end(), Bf16{0x7fc0});
   attention_decode(nullptr, step.q->data(), {step.keys->data(), step.values->data()}, shared, heads,
@@ -412,7 +439,7 @@ void test_decode_counts(Random& random) {
   const HeadShape heads{8, 2, 128};
   const Step step(random, heads, {{1, 1023}, {1, 511}, {1, 127}});
   const DeviceWork work(step, false);
-  attention_decode(nullptr, step.q->data(), {step.keys->data(), step.values->data()}, work.work(true), heads,
+  attention_decode(nullptr, step.q->data(), {step.keys->data(), step.values->data()}, work.decode_work(), heads,
                    work.partials.data(), work.arrived.data(), step.out->data());
   const auto& c = last();
   const int64_t kv_sectors = int64_t{1024 + 512 + 128} * heads.n_kv_heads * heads.head_dim * 2 * 2 / 32;
@@ -525,7 +552,7 @@ int main(int argc, char** argv) {
     }
     test_alone(random, false);
     if (has_hopper()) test_alone(random, true);
-    for (const int position : {63, 64, 200}) test_behind_append(random, position);
+    test_behind_append(random);
     if (whole || stream % 2 == 0) test_many_splits(random, static_cast<int>(random.between(31 * 512, 33 * 512)));
   });
   test_splits();

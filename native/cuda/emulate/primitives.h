@@ -17,6 +17,7 @@
 #define QWEN3_DEVICE inline
 #define QWEN3_UNROLL
 #define QWEN3_UNROLL_8
+#define QWEN3_ROLLED
 #define QWEN3_GRID_CONSTANT
 
 namespace qwen3::cuda {

@@ -14,6 +14,7 @@
 #define QWEN3_DEVICE __device__ __forceinline__
 #define QWEN3_UNROLL _Pragma("unroll")
 #define QWEN3_UNROLL_8 _Pragma("unroll 8")
+#define QWEN3_ROLLED _Pragma("unroll 1")
 #define QWEN3_GRID_CONSTANT __grid_constant__
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
