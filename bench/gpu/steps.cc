@@ -43,12 +43,11 @@ class StepBench {
     inv_freq_ = upload(std::vector<double>(kHeadDim / 2, 1e-3)), factor_ = upload(std::vector<double>{1});
     partials_ = zeros(static_cast<size_t>(tiles) * static_cast<size_t>(partial_elements(heads_)) * 4);
     arrived_ = zeros(static_cast<size_t>(tiles * s_.n_kv_heads) * 4);
-    heads_arrived_ = zeros(static_cast<size_t>(heads_.n_q_heads + 2 * heads_.n_kv_heads) * 4);
     pool_ = table.size() * static_cast<size_t>(s_.n_kv_heads) * 64 * kHeadDim;
     cache_ = b_.random_buffer(pool_ * 4 * static_cast<size_t>(s_.n_layers));
     norm_ = b_.random_buffer(static_cast<size_t>(s_.hidden) * 4 + kHeadDim * 4);
     residual_ = zeros(static_cast<size_t>(s_.hidden) * 4), qkv_ = zeros(static_cast<size_t>(qkv_rows()) * 4);
-    q_ = zeros(bf16_bytes(1, q_width())), attended_ = zeros(bf16_bytes(1, q_width()));
+    attended_ = zeros(bf16_bytes(1, q_width()));
     gated_ = zeros(bf16_bytes(1, s_.ffn)), logits_ = zeros(static_cast<size_t>(s_.vocab) * 4);
     angles_ = zeros(kHeadDim * 4), token_ = zeros(16);
     head_ = b_.random_buffer(bf16_bytes(s_.vocab, s_.hidden));  // larger than any L2: cold each time
@@ -124,18 +123,24 @@ class StepBench {
                1);
   }
   void qkv(int layer) const {
-    StreamFusion fusion = norm_ahead();
-    const float* const head_norm = norm_.as<float>() + s_.hidden;
-    fusion.finishes_heads = true, fusion.arrived = heads_arrived_.as<int32_t>();
-    fusion.heads = {qkv_.as<float>(), head_norm, head_norm, angles_.as<float>(), angles_.as<float>() + kHeadDim / 2,
-                    rows(),           heads_,    kEps,      q_.as<Bf16>(),       kv(layer)};
-    b_.linear_few({nullptr, weight(layer, 0), qkv_.as<float>()}, {1, qkv_rows(), s_.hidden}, Output::kStoreF32, fusion);
+    b_.linear_few({nullptr, weight(layer, 0), qkv_.as<float>()}, {1, qkv_rows(), s_.hidden}, Output::kStoreF32,
+                  norm_ahead());
   }
   // As in a bucket's graph: more blocks than tiles, and how many tiles there are lies on the device.
   void attention(int layer) const {
     const DecodeWork work{table_.as<int32_t>(), tiles_.as<DecodeTile>(), decode_blocks(), numbers_.as<int32_t>() + 1};
-    attention_decode(b_.stream, q_.as<Bf16>(), kv(layer), work, heads_, partials_.as<float>(), arrived_.as<int32_t>(),
-                     attended_.as<Bf16>());
+    const float* const head_norm = norm_.as<float>() + s_.hidden;
+    const QkNormRope raw{qkv_.as<float>(),
+                         head_norm,
+                         head_norm,
+                         angles_.as<float>(),
+                         angles_.as<float>() + kHeadDim / 2,
+                         {},
+                         heads_,
+                         kEps,
+                         nullptr,
+                         kv(layer)};
+    attention_decode(b_.stream, raw, work, partials_.as<float>(), arrived_.as<int32_t>(), attended_.as<Bf16>());
   }
   void o(int layer) const {
     b_.linear_few({attended_.as<Bf16>(), weight(layer, qkv_bytes()), residual_.as<float>()}, {1, s_.hidden, q_width()},
@@ -163,8 +168,8 @@ class StepBench {
   Shape s_;
   HeadShape heads_;
   size_t pool_ = 0;  // elements of a layer's keys
-  DeviceBuffer table_, tiles_, numbers_, inv_freq_, factor_, partials_, arrived_, heads_arrived_, cache_, norm_,
-      residual_, qkv_, q_, attended_, gated_, logits_, angles_, token_, head_;
+  DeviceBuffer table_, tiles_, numbers_, inv_freq_, factor_, partials_, arrived_, cache_, norm_, residual_, qkv_,
+      attended_, gated_, logits_, angles_, token_, head_;
 };
 
 }  // namespace

@@ -11,10 +11,16 @@
 // are left: q together with the new rows; K and V of a warp's further blocks; the partial result, the count of those
 // that arrived, the others' results. What leads to the keys (tile, then block table) lies ahead of it.
 //
+// In a step of rows that decode alone, QK-Norm, RoPE and the append happen here: a block normalises and rotates the q
+// heads of its KV head, and K of the step's rows among its keys, straight from the projection; whose own key it is
+// appends it. As a part of the projection it was a count of those blocks that shared a head, a fence, and a trip to the
+// L2 for the last of them; as a kernel, a boundary.
+//
 // The splits of a row, at most 64 (schedule.h), are joined in the same launch by the block that arrives last, in the
 // order of the keys, whoever that is. K and V pass the L2 without displacing the results that wait there.
 
 #include "cuda/attention.h"
+#include "cuda/qk_norm_rope.h"
 #include "ops/step.h"
 
 namespace qwen3::cuda {
@@ -26,6 +32,9 @@ constexpr int kWarps = 2, kThreads = kWarps * 32;
 
 template <int kHeadDim>
 constexpr int kWarpElements = 2 * kKeys* kHeadDim;
+// Normalised q heads, behind the buffers; eight of them are 4 banks apart.
+template <int kHeadDim>
+constexpr int kQueryStride = kHeadDim + 8;
 
 // The two warps' results: [kWarps, 16 heads, kHeadDim + 4] f32, then [kWarps, 16] largest and sum. Two heads are 8
 // banks apart.
@@ -64,6 +73,22 @@ struct Columns {
         for (int r = 0; r < 2; ++r) {
           const int head = n * 8 + g, column = step * 16 + t * 2 + r * 8;
           q[n][step][r] = head < group ? load(reinterpret_cast<const uint32_t*>(from + head * kHeadDim + column)) : 0u;
+        }
+      }
+    }
+  }
+  // The same from shared memory, heads kQueryStride apart.
+  QWEN3_DEVICE void load_q(Shared<Bf16> from, int group) {
+    const int g = thread_index().x % 32 / 4, t = thread_index().x % 4;
+    QWEN3_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      QWEN3_UNROLL
+      for (int step = 0; step < kHeadDim / 16; ++step) {
+        QWEN3_UNROLL
+        for (int r = 0; r < 2; ++r) {
+          const int head = n * 8 + g, column = step * 16 + t * 2 + r * 8;
+          q[n][step][r] =
+              head < group ? (from + head * kQueryStride<kHeadDim> + column).template as<uint32_t>().load() : 0u;
         }
       }
     }
@@ -327,48 +352,161 @@ QWEN3_DEVICE void copy_rows(Shared<Bf16> keys, Shared<Bf16> values, const KvLaye
   }
 }
 
+// --- rows of this step, from the projection ---
+
+// N neighbouring values of a row of a tile, from column N lane on.
+template <int kHeadDim, int N>
+QWEN3_DEVICE void put_values(Shared<Bf16> tile, int row, const float (&v)[N]) {
+  const int column = thread_index().x % 32 * N;
+  const auto to = tile + (at<kHeadDim>(row, column / 8) + column % 8);
+  if constexpr (N == 4) {
+    to.template as<Words2>().store(0, {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])});
+  } else if constexpr (N == 2) {
+    to.template as<uint32_t>().store(0, pack_bf16(v[0], v[1]));
+  } else {
+    to.store(0, static_cast<Bf16>(pack_bf16(v[0], 0.0f)));
+  }
+}
+
+// By one warp: K (kKey) and V (kValue) of rows [begin, end) of the block of 64 keys from key0 on, all of them new,
+// into the tiles; that of the tile's own row into the cache as well. block: of the cache.
+template <int kHeadDim, bool kKey, bool kValue>
+QWEN3_DEVICE void put_new_rows(const QkNormRope& raw, const float (&k_norm)[kHeadDim / 32], const DecodeTile& tile,
+                               int kv_head, Shared<Bf16> keys, Shared<Bf16> values, const KvLayer& block, int key0,
+                               int begin, int end) {
+  constexpr int N = kHeadDim / 32;
+  const int lane = thread_index().x % 32, k_head = raw.heads.n_q_heads + kv_head;
+  QWEN3_ROLLED
+  for (int i = begin; i < end; ++i) {
+    const int row = tile.new_row + (key0 + i - tile.new_begin);
+    float k[N], v[N], c[N], s[N];
+    if constexpr (kKey) load_head<N>(raw, row, k_head, k), load_angles<N>(raw, row, c, s);
+    if constexpr (kValue) load_head<N>(raw, row, k_head + raw.heads.n_kv_heads, v);
+    if constexpr (kKey) {
+      norm_and_rotate<N>(k, k_norm, c, s, raw.eps);
+      put_values<kHeadDim, N>(keys, i, k);
+      if (row == tile.row) store_bf16<N>(block.keys + i * kHeadDim + lane * N, k);
+    }
+    if constexpr (kValue) {
+      put_values<kHeadDim, N>(values, i, v);
+      if (row == tile.row) store_bf16<N>(block.values + i * kHeadDim + lane * N, v);
+    }
+  }
+}
+
+// The q heads of a KV head, a warp every other one: asked for, then normalised and put where load_q finds them.
 template <int kHeadDim, int kTiles>
-QWEN3_DEVICE void decode_tile(const DecodeTile& tile, int kv_head, const Bf16* q, const KvLayer& cache,
-                              const int32_t* block_table, const HeadShape& heads, const DecodeOutputs& outputs) {
+struct RawQueries {
+  static constexpr int N = kHeadDim / 32, kMost = kTiles * 8 / kWarps;
+  float v[kMost][N], c[N], s[N];
+  QWEN3_DEVICE void load(const QkNormRope& raw, int row, int first_head, int group) {
+    load_angles<N>(raw, row, c, s);
+    QWEN3_UNROLL
+    for (int i = 0; i < kMost; ++i) {
+      const int head = thread_index().x / 32 + i * kWarps;
+      if (head < group) load_head<N>(raw, row, first_head + head, v[i]);
+    }
+  }
+  QWEN3_DEVICE void put(const QkNormRope& raw, const float (&q_norm)[N], Shared<Bf16> to, int group) {
+    QWEN3_UNROLL
+    for (int i = 0; i < kMost; ++i) {
+      const int head = thread_index().x / 32 + i * kWarps;
+      if (head >= group) break;
+      norm_and_rotate<N>(v[i], q_norm, c, s, raw.eps);
+      const auto at = to + head * kQueryStride<kHeadDim> + thread_index().x % 32 * N;
+      if constexpr (N == 4) {
+        at.template as<Words2>().store(0, {pack_bf16(v[i][0], v[i][1]), pack_bf16(v[i][2], v[i][3])});
+      } else if constexpr (N == 2) {
+        at.template as<uint32_t>().store(0, pack_bf16(v[i][0], v[i][1]));
+      } else {
+        at.store(0, static_cast<Bf16>(pack_bf16(v[i][0], 0.0f)));
+      }
+    }
+  }
+};
+
+// What a launch works on. kRaw: raw; else q, whose rows' K and V are in the cache already.
+struct DecodeInputs {
+  const Bf16* q;
+  QkNormRope raw;
+  KvLayer cache;
+  const int32_t* block_table;
+  HeadShape heads;
+};
+
+template <int kHeadDim, int kTiles, bool kRaw>
+QWEN3_DEVICE void decode_tile(const DecodeTile& tile, int kv_head, const DecodeInputs& in,
+                              const DecodeOutputs& outputs) {
   const int thread = thread_index().x, warp = thread / 32, lane = thread % 32;
+  const HeadShape& heads = in.heads;
   const int group = heads.n_q_heads / heads.n_kv_heads;
   const int64_t row = tile.row;
-  const int32_t* const table = block_table + tile.table_begin;
+  const int32_t* const table = in.block_table + tile.table_begin;
   const auto keys = shared_memory<Bf16>(0) + warp * kWarpElements<kHeadDim>, values = keys + kKeys * kHeadDim;
   const int first = tile.key_begin / kKeys + warp, end = (tile.key_end + kKeys - 1) / kKeys;
-  const auto copy = [&](Shared<Bf16> to, const Bf16* pool, int block) {
-    if (block < end) {
-      const int64_t from = block_offset(table, block, heads, kv_head);
-      copy_keys<kHeadDim, 32, true>(to, pool + from, tile.key_end - block * kKeys, lane);
-    }
-    cp_async_commit();
+  // Of a block: its keys, and how many of them no row of this step brings.
+  const auto count = [&](int block, int& n_keys) {
+    const int left = tile.key_end - block * kKeys, old = tile.new_begin - block * kKeys;
+    n_keys = left < kKeys ? left : kKeys;
+    return old < 0 ? 0 : old < n_keys ? old : n_keys;
   };
+  const auto in_cache = [&](int block) {
+    const int64_t from = block_offset(table, block, heads, kv_head);
+    return KvLayer{in.cache.keys + from, in.cache.values + from};
+  };
+  constexpr int N = kHeadDim / 32;
+  float q_norm[N] = {}, k_norm[N] = {};
 
   // What no kernel of this step writes need not wait for the last one: all rows of the first block but those of the
   // step, which come behind the wait with q.
   int n_old = 0, n_keys = 0;
-  KvLayer block0 = cache;
+  KvLayer block0 = in.cache;
   if (first < end) {
-    const int left = tile.key_end - first * kKeys;
-    n_keys = left < kKeys ? left : kKeys;
-    const int old = tile.new_begin - first * kKeys;
-    n_old = old < 0 ? 0 : old < n_keys ? old : n_keys;
-    const int64_t from = block_offset(table, first, heads, kv_head);
-    block0.keys += from, block0.values += from;
+    n_old = count(first, n_keys);
+    block0 = in_cache(first);
     copy_keys<kHeadDim, 32, true>(keys, block0.keys, n_old, lane, n_keys - n_old);
     cp_async_commit();
     copy_keys<kHeadDim, 32, true>(values, block0.values, n_old, lane, n_keys - n_old);
     cp_async_commit();
   }
-  grid_dependency_wait();
-  if (n_old < n_keys) {
-    copy_rows<kHeadDim>(keys, values, block0, n_old, n_keys, lane);
-    cp_async_commit();
+  if constexpr (kRaw) {
+    load_values<N>(in.raw.q_norm + lane * N, q_norm);
+    load_values<N>(in.raw.k_norm + lane * N, k_norm);
   }
+  grid_dependency_wait();
   Columns<kHeadDim, kTiles> columns;
   columns.clear();
-  columns.load_q(q + (row * heads.n_q_heads + kv_head * group) * kHeadDim, group);
-  if (n_old < n_keys) cp_async_wait<0>();  // one group more than the loop waits for
+  if constexpr (kRaw) {
+    const auto q = shared_memory<Bf16>(kWarps * kWarpElements<kHeadDim> * 2);
+    RawQueries<kHeadDim, kTiles> queries;
+    queries.load(in.raw, tile.row, kv_head * group, group);
+    put_new_rows<kHeadDim, true, true>(in.raw, k_norm, tile, kv_head, keys, values, block0, first * kKeys, n_old,
+                                       n_keys);
+    queries.put(in.raw, q_norm, q, group);
+    block_sync();
+    columns.load_q(q, group);
+  } else {
+    if (n_old < n_keys) {
+      copy_rows<kHeadDim>(keys, values, block0, n_old, n_keys, lane);
+      cp_async_commit();
+    }
+    columns.load_q(in.q + (row * heads.n_q_heads + kv_head * group) * kHeadDim, group);
+    if (n_old < n_keys) cp_async_wait<0>();  // one group more than the loop waits for
+  }
+  // K or V of a later block.
+  const auto copy = [&](auto is_key, int block) {
+    constexpr bool kKey = decltype(is_key)::value;
+    if (block < end) {
+      int n;
+      const int old = count(block, n), from_cache = kRaw ? old : n;
+      const KvLayer at = in_cache(block);
+      copy_keys<kHeadDim, 32, true>(kKey ? keys : values, kKey ? at.keys : at.values, from_cache, lane, n - from_cache);
+      if constexpr (kRaw) {
+        put_new_rows<kHeadDim, kKey, !kKey>(in.raw, k_norm, tile, kv_head, keys, values, at, block * kKeys, old, n);
+      }
+    }
+    cp_async_commit();
+  };
   const float scale = score_scale(kHeadDim);
   for (int block = first; block < end; block += kWarps) {
     cp_async_wait<1>();
@@ -376,14 +514,14 @@ QWEN3_DEVICE void decode_tile(const DecodeTile& tile, int kv_head, const Bf16* q
     float s[kTiles][4][4];
     columns.scores(keys, s);
     warp_sync();
-    copy(keys, cache.keys, block + kWarps);
+    copy(std::true_type{}, block + kWarps);
     if (block * kKeys + kKeys > tile.key_end) columns.mask(s, block * kKeys, tile.key_end);
     columns.soften(s, scale);
     cp_async_wait<1>();
     warp_sync();
     columns.accumulate(s, values);
     warp_sync();
-    copy(values, cache.values, block + kWarps);
+    copy(std::false_type{}, block + kWarps);
   }
   cp_async_wait<0>();
 
@@ -419,23 +557,42 @@ QWEN3_DEVICE void decode_tile(const DecodeTile& tile, int kv_head, const Bf16* q
   join_row<kHeadDim, kTiles == 1 ? 16 : 8>({partial - stride * tile.split, out, group, stride}, tile.n_splits);
 }
 
-template <int kHeadDim, int kTiles>
+template <int kHeadDim, int kTiles, bool kRaw>
 QWEN3_KERNEL_OF(kThreads, 3)
-decode_kernel(const Bf16* q, KvLayer cache, DecodeWork work, HeadShape heads, DecodeOutputs to) {
+decode_kernel(QWEN3_GRID_CONSTANT const DecodeInputs in, DecodeWork work, DecodeOutputs to) {
   // All heads of a tile, then the next tile: blocks start in this order, and those without a tile should be the last.
-  const int kv_head = block_index().x % heads.n_kv_heads;
-  int i = block_index().x / heads.n_kv_heads;
+  const int kv_head = block_index().x % in.heads.n_kv_heads;
+  int i = block_index().x / in.heads.n_kv_heads;
   // One trip: the tile is read before it is known whether there is one.
   DecodeTile tile = load(work.tiles + i);
   const int n_tiles = work.count ? load(work.count) : work.n_tiles;
   grid_dependency_launch();
   while (i < n_tiles) {
-    decode_tile<kHeadDim, kTiles>(tile, kv_head, q, cache, work.block_table, heads, to);
+    decode_tile<kHeadDim, kTiles, kRaw>(tile, kv_head, in, to);
     i += work.n_tiles;
     if (i >= n_tiles) break;
     tile = load(work.tiles + i);
     block_sync();  // the last tile's sums have been read
   }
+}
+
+template <int kHeadDim, bool kRaw>
+void run_decode(Stream stream, const DecodeInputs& in, const DecodeWork& work, const DecodeOutputs& to) {
+  const bool few = in.heads.n_q_heads / in.heads.n_kv_heads <= 8;
+  constexpr int kCopies = (kWarps * kWarpElements<kHeadDim> + (kRaw ? 16 * kQueryStride<kHeadDim> : 0)) * 2;
+  constexpr int kJoined = kWarps * 16 * (kJoinStride<kHeadDim> + 2) * 4;
+  const LaunchShape shape{
+      {work.n_tiles * in.heads.n_kv_heads, 1, 1}, {kThreads, 1, 1}, kCopies > kJoined ? kCopies : kJoined, true};
+  launch(stream, "attention_decode", few ? decode_kernel<kHeadDim, 1, kRaw> : decode_kernel<kHeadDim, 2, kRaw>, shape,
+         in, work, to);
+}
+
+template <bool kRaw>
+void run_decode(Stream stream, const DecodeInputs& in, const DecodeWork& work, const DecodeOutputs& to) {
+  if (work.n_tiles == 0) return;
+  if (in.heads.head_dim == 128) run_decode<128, kRaw>(stream, in, work, to);
+  if (in.heads.head_dim == 64) run_decode<64, kRaw>(stream, in, work, to);
+  if (in.heads.head_dim == 32) run_decode<32, kRaw>(stream, in, work, to);
 }
 
 }  // namespace
@@ -446,22 +603,12 @@ int partial_elements(const HeadShape& heads) {
 
 void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const DecodeWork& work,
                       const HeadShape& heads, float* partials, int32_t* arrived, Bf16* out) {
-  if (work.n_tiles == 0) return;
-  const auto run = [&](auto kernel, int copies, int joined) {
-    const LaunchShape shape{
-        {work.n_tiles * heads.n_kv_heads, 1, 1}, {kThreads, 1, 1}, copies > joined ? copies : joined, true};
-    launch(stream, "attention_decode", kernel, shape, q, cache, work, heads, DecodeOutputs{partials, arrived, out});
-  };
-  const auto bytes = [](int stride) { return kWarps * 16 * (stride + 2) * 4; };
-  const bool few = heads.n_q_heads / heads.n_kv_heads <= 8;
-  const auto run_of = [&](auto one, auto two, int copies, int joined) { run(few ? one : two, copies, joined); };
-  if (heads.head_dim == 128) {
-    run_of(decode_kernel<128, 1>, decode_kernel<128, 2>, kWarps * kWarpElements<128> * 2, bytes(kJoinStride<128>));
-  } else if (heads.head_dim == 64) {
-    run_of(decode_kernel<64, 1>, decode_kernel<64, 2>, kWarps * kWarpElements<64> * 2, bytes(kJoinStride<64>));
-  } else if (heads.head_dim == 32) {
-    run_of(decode_kernel<32, 1>, decode_kernel<32, 2>, kWarps * kWarpElements<32> * 2, bytes(kJoinStride<32>));
-  }
+  run_decode<false>(stream, {q, {}, cache, work.block_table, heads}, work, {partials, arrived, out});
+}
+
+void attention_decode(Stream stream, const QkNormRope& raw, const DecodeWork& work, float* partials, int32_t* arrived,
+                      Bf16* out) {
+  run_decode<true>(stream, {nullptr, raw, raw.cache, work.block_table, raw.heads}, work, {partials, arrived, out});
 }
 
 }  // namespace qwen3::cuda

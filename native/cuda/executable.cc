@@ -84,8 +84,6 @@ DeviceExecutable::DeviceExecutable(Stream loading, const DeviceDescription& devi
   tokens_ = DeviceBuffer(static_cast<size_t>(max_rows) * 4);
   make_operations(loading, p);
   find_fusions();
-  heads_arrived_ = DeviceBuffer(static_cast<size_t>(heads_.n_q_heads + 2 * heads_.n_kv_heads) * 4);
-  fill_bytes(loading, heads_arrived_.as<void>(), 0, heads_arrived_.bytes());
   if (hopper_ && !one_class_) make_stream_buffers(loading);
   const auto experts = static_cast<size_t>(expert_load_.bytes() / 4);
   expert_totals_.resize(experts), expert_seen_.resize(experts);
@@ -161,9 +159,8 @@ void DeviceExecutable::find_fusions() {
     // The router writes the normalised rows; the products do not.
     if (before.kind == kRmsNorm && before.out == op.x && (op.kind == kMoe || (product && !read_again(i, op.x))))
       ops_[i].norm = static_cast<int32_t>(i) - 1;
-    if (op.kind == kQkNormRope && before.kind == kLinear && before.out == op.x &&
-        static_cast<Epilogue>(before.epilogue) == Epilogue::kStore)
-      ops_[i - 1].heads = static_cast<int32_t>(i);
+    if (before.kind == kQkNormRope && op.kind == kAttention && before.out == op.x)
+      ops_[i].heads = static_cast<int32_t>(i) - 1;
   }
 }
 

@@ -42,7 +42,8 @@ class DeviceExecutable {
     // On sm_90a the same for TMA: of moe_experts_hopper, and of moe_stream_hopper.
     DeviceBuffer gate_up_maps, down_maps, gate_up_stream_maps, down_stream_maps;
     int32_t ffn = 0;
-    // Operations that its kernel can take in: the norm of its input, which nobody else reads; QK-Norm of its result.
+    // Operations that its kernel can take in: the norm of its input, which nobody else reads; QK-Norm ahead of
+    // attention.
     int32_t norm = -1, heads = -1;
   };
   // Queued steps take turns: while one runs, the next one's sheet is on its way, and the tokens of the one before are.
@@ -84,16 +85,16 @@ class DeviceExecutable {
   bool takes_norm(const Operation& op) const;
   bool takes_heads(const Operation& op) const;
   bool taken(size_t index) const;
-  StreamFusion fusion_of(const Operation& op, DeviceCache& cache) const;
+  StreamFusion fusion_of(const Operation& op) const;
   void launch_stream(const LinearOperands& operands, const LinearShape& shape, Output output,
                      const StreamFusion& fusion);
   QkNormRope heads_of(const qwen3_cuda_op& op, DeviceCache& cache) const;
   void launch_sampling();
   void launch_op(const Operation& op, DeviceCache& cache);
-  void launch_attention(const qwen3_cuda_op& op, DeviceCache& cache);
-  void launch_linear(const Operation& op, DeviceCache& cache);
+  void launch_attention(const Operation& op, DeviceCache& cache);
+  void launch_linear(const Operation& op);
   void launch_moe(const Operation& op);
-  void launch_logits(const Operation& op, DeviceCache& cache);
+  void launch_logits(const Operation& op);
   void show(int32_t index, int32_t buffer);
   Turn& turn(int i) { return turns_[static_cast<size_t>(i % kQueue)]; }
   int32_t* drawn(int i) { return turn(i).drawn.as<int32_t>(); }
@@ -120,7 +121,6 @@ class DeviceExecutable {
   DeviceBuffer route_scores_, route_arrived_;   // of moe_route_few
   DeviceBuffer combine_arrived_;                // of moe_stream_hopper
   DeviceBuffer tiles_drawn_;                    // of moe_experts_hopper
-  DeviceBuffer heads_arrived_;                  // of linear_stream
   DeviceBuffer stream_parts_, stream_arrived_;  // of linear_stream_hopper
 
   StepTables tables_;

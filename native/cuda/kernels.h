@@ -95,17 +95,12 @@ struct StreamFusion {
   const float* residual = nullptr;
   const float* norm_weight = nullptr;
   float norm_eps = 0;
-  // qk_norm_rope_append of the product, which is qkv: Output::kStoreF32 and no gather.
-  bool finishes_heads = false;
-  QkNormRope heads{};
-  int32_t* arrived = nullptr;  // [heads of qkv], zero before the first launch, and each leaves it so
 };
 bool stream_takes_norm(int n_rows, int k);
-bool stream_takes_heads(int n_rows);
 // For few: every weight byte is read once per 64 rows, at memory speed. Sums of a row do not depend on the others.
 void linear_stream(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output,
                    const StreamFusion& fusion = {});
-// The same on sm_90a, by TMA and wgmma; more than kMostStreamRows rows in several launches. fusion.arrived is not used.
+// The same on sm_90a, by TMA and wgmma; more than kMostStreamRows rows in several launches.
 constexpr int kMostStreamRows = 256;
 struct StreamScratch {
   int multiprocessors = 0;
@@ -153,12 +148,14 @@ void attention_prefill_hopper(Stream stream, const Bf16* q, const KvLayer& cache
 // one is a trip to the L2.
 struct alignas(32) DecodeTile {
   int32_t row;                 // of q and of the output
+  int32_t new_row;             // of key new_begin, in a step that only decodes
   int32_t table_begin;         // of its sequence's blocks in the table of all sequences
   int32_t new_begin;           // keys from here on are of rows of this step: kernels of it write them
   int32_t key_begin, key_end;  // key_begin % 64 == 0; every key is visible to the row
   int32_t partial;             // index of the partial result, or -1: writes the output
-  int32_t split, n_splits;
+  int16_t split, n_splits;
 };
+static_assert(sizeof(DecodeTile) == 32);
 struct DecodeWork {
   const int32_t* block_table;
   const DecodeTile* tiles;
@@ -174,6 +171,10 @@ constexpr int kMostSplits = 64;
 int partial_elements(const HeadShape& heads);  // of one partial result
 void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const DecodeWork& work,
                       const HeadShape& heads, float* partials, int32_t* arrived, Bf16* out);
+// The same for a step of rows that decode alone, straight from the projection: does what qk_norm_rope_append does as
+// well, with the same bits; raw.q_out and raw.rows are not used.
+void attention_decode(Stream stream, const QkNormRope& raw, const DecodeWork& work, float* partials, int32_t* arrived,
+                      Bf16* out);
 
 // --- mixture of experts ---
 

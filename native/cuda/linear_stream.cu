@@ -1,4 +1,4 @@
-// out = x W^T for few rows, with what comes before and behind it in a decoding layer (linear_stream.h: the tiling).
+// out = x W^T for few rows, with what comes before it in a decoding layer (linear_stream.h: the tiling).
 //
 // A layer of a small model streams its weights in a few microseconds, and each kernel boundary costs one or two of
 // them: the last block's tail, the launch, the first loads' latency. So:
@@ -7,18 +7,14 @@
 //   - rms_norm ahead of a product: every block normalises the rows for itself while its weights are on their way. It
 //     reads 4 (rows + 1) k bytes from L2 instead of 2 rows k, beside 32 k of weights from memory: with an L2 of about
 //     1.8 times the memory's bandwidth that is hidden up to 4 rows, and no longer at 8.
-//   - QK-Norm, RoPE and the append behind the QKV product: the last of the blocks that share a head finishes it, a warp
-//     per row; up to 8 rows that costs its tail one trip to L2.
 // docs/cuda.md has the figures.
 
 #include "cuda/linear_stream.h"
-#include "cuda/qk_norm_rope.h"
 
 namespace qwen3::cuda {
 namespace {
 
 static_assert(stream::kThreads == kNormThreads);
-constexpr int kHeadRows = stream::kWarps;
 constexpr int kFewColumns = 96 * 16;  // in 16s they are fewer blocks than chips of sm_80 and later have multiprocessors
 constexpr int kMostShared = 96 * 1024;  // sm_86, 89 and 120 have 99 KB
 
@@ -64,26 +60,9 @@ QWEN3_DEVICE NormedRows copied_rows(const Bf16* x, const NormLayout& layout, con
   return {to + group * layout.stride, {group < rows.count}};
 }
 
-// The last block of a head finishes it.
-template <int kHeadDim>
-QWEN3_DEVICE void finish_heads(const StreamFusion& fusion, int n_rows, int n0) {
-  const int thread = thread_index().x, head = n0 / kHeadDim;
-  const auto last = shared_memory<int32_t>(0);
-  thread_fence();
-  block_sync();  // everybody's columns are written, and the sums have been read
-  if (thread == 0) {
-    last.store(0, atomic_add(fusion.arrived + head, 1) == kHeadDim / 16 - 1 ? 1 : 0);
-    thread_fence();  // the other blocks' columns
-  }
-  block_sync();
-  if (last.load() == 0) return;
-  for (int row = thread / 32; row < n_rows; row += stream::kWarps) finish_head<kHeadDim>(fusion.heads, row, head);
-  if (thread == 0) store(fusion.arrived + head, 0);
-}
-
-// Groups of 64 rows run side by side, so that the weight comes from memory once and from L2 after that. kHeadDim 0:
-// nothing behind the product. kRows: of the weight, a block's.
-template <int kTiles, bool kNorm, int kHeadDim, int kRows = 16>
+// Groups of 64 rows run side by side, so that the weight comes from memory once and from L2 after that. kRows: of
+// the weight, a block's.
+template <int kTiles, bool kNorm, int kRows = 16>
 QWEN3_KERNEL(stream::kThreads)
 linear_stream_kernel(LinearOperands o, LinearShape shape, Output output, QWEN3_GRID_CONSTANT const StreamFusion fusion,
                      NormLayout layout) {
@@ -114,7 +93,6 @@ linear_stream_kernel(LinearOperands o, LinearShape shape, Output output, QWEN3_G
     stream::multiply<kTiles, kRows>(weights, x, acc);
     results.write(acc);
   }
-  if constexpr (kHeadDim > 0) finish_heads<kHeadDim>(fusion, shape.n_rows, n0);
 }
 
 // Whether blocks take 8 rows of the weight.
@@ -128,9 +106,6 @@ bool takes_eight(const LinearShape& shape) {
 bool stream_takes_norm(int n_rows, int k) {
   return n_rows <= kMostNormRows && norm_bytes(stream_layout(k), n_rows) <= kMostShared;
 }
-bool stream_takes_heads(int n_rows) {
-  return n_rows <= kHeadRows;
-}
 
 void linear_stream(Stream stream, const LinearOperands& operands, const LinearShape& shape, Output output,
                    const StreamFusion& fusion) {
@@ -140,30 +115,19 @@ void linear_stream(Stream stream, const LinearOperands& operands, const LinearSh
         {(shape.n_rows + 63) / 64, (shape.n + block_rows - 1) / block_rows, 1}, {stream::kThreads, 1, 1}, shared, true};
     launch(stream, "linear_stream", kernel, launch_shape, operands, shape, output, fusion, layout);
   };
-  const auto run_few = [&](auto plain, auto normed) {
-    if (fusion.residual)
-      run(normed, norm_bytes(layout, shape.n_rows));
-    else
-      run(plain, stream::kSharedBytes<1>);
-  };
-  const int head_dim = fusion.finishes_heads ? fusion.heads.heads.head_dim : 0;
   if (shape.n_rows > 32) {
-    run(linear_stream_kernel<8, false, 0>, stream::kSharedBytes<8>);
+    run(linear_stream_kernel<8, false>, stream::kSharedBytes<8>);
   } else if (shape.n_rows > 16) {
-    run(linear_stream_kernel<4, false, 0>, stream::kSharedBytes<4>);
+    run(linear_stream_kernel<4, false>, stream::kSharedBytes<4>);
   } else if (shape.n_rows > 8) {
-    run(linear_stream_kernel<2, false, 0>, stream::kSharedBytes<2>);
-  } else if (head_dim == 0 && !fusion.residual && output != Output::kSiluMul && takes_eight(shape)) {
+    run(linear_stream_kernel<2, false>, stream::kSharedBytes<2>);
+  } else if (fusion.residual) {
+    run(linear_stream_kernel<1, true>, norm_bytes(layout, shape.n_rows));
+  } else if (output != Output::kSiluMul && takes_eight(shape)) {
     layout = copied_layout(shape.k);
-    run(linear_stream_kernel<1, false, 0, 8>, norm_bytes(layout, shape.n_rows), 8);
-  } else if (head_dim == 128) {
-    run_few(linear_stream_kernel<1, false, 128>, linear_stream_kernel<1, true, 128>);
-  } else if (head_dim == 64) {
-    run_few(linear_stream_kernel<1, false, 64>, linear_stream_kernel<1, true, 64>);
-  } else if (head_dim == 32) {
-    run_few(linear_stream_kernel<1, false, 32>, linear_stream_kernel<1, true, 32>);
+    run(linear_stream_kernel<1, false, 8>, norm_bytes(layout, shape.n_rows), 8);
   } else {
-    run_few(linear_stream_kernel<1, false, 0>, linear_stream_kernel<1, true, 0>);
+    run(linear_stream_kernel<1, false>, stream::kSharedBytes<1>);
   }
 }
 

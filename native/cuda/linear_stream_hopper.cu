@@ -1,5 +1,5 @@
-// out = x W^T for few rows on sm_90a, with what comes before and behind it in a decoding layer (stream_hopper.h: the
-// tiling; linear_stream.cu: why the fusions).
+// out = x W^T for few rows on sm_90a, with what comes before it in a decoding layer (stream_hopper.h: the tiling;
+// linear_stream.cu: why that).
 //
 // The product is cut into stages of 128 weight rows x 64 k, and the multiprocessors share them evenly: a block takes a
 // run of stages, whatever tiles it begins or ends in. What a block has of a tile that others share goes to memory, and
@@ -14,7 +14,6 @@
 #include <cstddef>
 
 #include "cuda/norm.h"
-#include "cuda/qk_norm_rope.h"
 #include "cuda/stream_hopper.h"
 
 namespace qwen3::cuda {
@@ -121,20 +120,7 @@ QWEN3_DEVICE bool join_parts(Accumulator<kN>& acc, const StreamPlan& plan, int t
   return true;
 }
 
-// The heads of a tile that has been written.
-template <int kHeadDim>
-QWEN3_DEVICE void finish_heads(const StreamFusion& fusion, const TileRows& rows, int n0, int n) {
-  consumer_sync();  // everybody's columns are written
-  const int end = (n < n0 + kM ? n : n0 + kM) / kHeadDim;
-  for (int head = n0 / kHeadDim; head < end; ++head) {
-    for (int row = thread_index().x / 32; row < rows.count; row += kConsumerWarps) {
-      finish_head<kHeadDim>(fusion.heads, row, head);
-    }
-  }
-}
-
-// kHeadDim 0: nothing behind the product.
-template <int kN, bool kNorm, int kHeadDim>
+template <int kN, bool kNorm>
 QWEN3_DEVICE void consume(const LinearOperands& o, const LinearShape& shape, Output output, const StreamFusion& fusion,
                           const StreamPlan& plan, const TileRows& rows) {
   const Ring<kNorm ? 0 : kN> ring{plan.stages};
@@ -158,11 +144,10 @@ QWEN3_DEVICE void consume(const LinearOperands& o, const LinearShape& shape, Out
     at += steps;
     if (steps < shares.k_steps && !join_parts<kN>(acc, plan, tile)) continue;
     write_tile<kN>(acc, rows, to, tile * kM);
-    if constexpr (kHeadDim > 0) finish_heads<kHeadDim>(fusion, rows, tile * kM, shape.n);
   }
 }
 
-template <int kN, bool kNorm, int kHeadDim>
+template <int kN, bool kNorm>
 QWEN3_KERNEL_OF(kThreads, kN == 64 ? 1 : 2)
 linear_stream_hopper_kernel(QWEN3_GRID_CONSTANT const TensorMap weight, LinearOperands o, LinearShape shape,
                             Output output, QWEN3_GRID_CONSTANT const StreamFusion fusion, StreamPlan plan) {
@@ -178,7 +163,7 @@ linear_stream_hopper_kernel(QWEN3_GRID_CONSTANT const TensorMap weight, LinearOp
   const Shares& shares = plan.shares;
   const int begin = shares.begin(block_index().y), end = shares.begin(block_index().y + 1);
   if (is_consumer()) {
-    consume<kN, kNorm, kHeadDim>(o, shape, output, fusion, plan, rows);
+    consume<kN, kNorm>(o, shape, output, fusion, plan, rows);
   } else if (is_row_copier()) {
     if constexpr (!kNorm) {
       grid_dependency_wait();
@@ -225,22 +210,16 @@ void run_rows(Stream stream, const LinearOperands& o, const LinearShape& shape, 
     launch(stream, "linear_stream", kernel, launch_shape, describe_weight(o.weight, shape.n, shape.k), o, shape, output,
            fusion, plan);
   };
-  const auto run_few = [&](auto plain, auto norm) { normed ? run(norm) : run(plain); };
-  const int head_dim = fusion.finishes_heads ? fusion.heads.heads.head_dim : 0;
   if (group == 64) {
-    run(linear_stream_hopper_kernel<64, false, 0>);
+    run(linear_stream_hopper_kernel<64, false>);
   } else if (group == 32) {
-    run(linear_stream_hopper_kernel<32, false, 0>);
+    run(linear_stream_hopper_kernel<32, false>);
   } else if (group == 16) {
-    run(linear_stream_hopper_kernel<16, false, 0>);
-  } else if (head_dim == 128) {
-    run_few(linear_stream_hopper_kernel<8, false, 128>, linear_stream_hopper_kernel<8, true, 128>);
-  } else if (head_dim == 64) {
-    run_few(linear_stream_hopper_kernel<8, false, 64>, linear_stream_hopper_kernel<8, true, 64>);
-  } else if (head_dim == 32) {
-    run_few(linear_stream_hopper_kernel<8, false, 32>, linear_stream_hopper_kernel<8, true, 32>);
+    run(linear_stream_hopper_kernel<16, false>);
+  } else if (normed) {
+    run(linear_stream_hopper_kernel<8, true>);
   } else {
-    run_few(linear_stream_hopper_kernel<8, false, 0>, linear_stream_hopper_kernel<8, true, 0>);
+    run(linear_stream_hopper_kernel<8, false>);
   }
 }
 

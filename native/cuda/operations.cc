@@ -20,7 +20,7 @@ void DeviceExecutable::launch_all(DeviceCache& cache) {
     const Operation& op = ops_[i];
     if (taken(i)) continue;
     if (op.plain.kind == kLogits) {
-      launch_logits(op, cache);
+      launch_logits(op);
       continue;
     }
     launch_op(op, cache);
@@ -28,7 +28,7 @@ void DeviceExecutable::launch_all(DeviceCache& cache) {
   }
 }
 
-// --- what linear_stream takes in: the same bits, so that it may depend on the number of rows ---
+// --- what kernels take in: the same bits, so that it may depend on the number of rows ---
 
 bool DeviceExecutable::decodes_only() const {
   return view_.ranges.size() == 1 && view_.ranges[0].decode;
@@ -44,13 +44,14 @@ bool DeviceExecutable::takes_norm(const Operation& op) const {
 }
 
 bool DeviceExecutable::takes_heads(const Operation& op) const {
-  return !observer_ && op.heads >= 0 && decodes_only() && stream_takes_heads(view_.n_rows);
+  return !observer_ && op.heads >= 0 && decodes_only();
 }
 
 bool DeviceExecutable::taken(size_t index) const {
+  if (index + 1 == ops_.size()) return false;
   const auto i = static_cast<int32_t>(index);
-  return (index + 1 < ops_.size() && ops_[index + 1].norm == i && takes_norm(ops_[index + 1])) ||
-         (index > 0 && ops_[index - 1].heads == i && takes_heads(ops_[index - 1]));
+  const Operation& next = ops_[index + 1];
+  return (next.norm == i && takes_norm(next)) || (next.heads == i && takes_heads(next));
 }
 
 QkNormRope DeviceExecutable::heads_of(const qwen3_cuda_op& o, DeviceCache& cache) const {
@@ -66,17 +67,12 @@ QkNormRope DeviceExecutable::heads_of(const qwen3_cuda_op& o, DeviceCache& cache
           cache.layer(o.layer)};
 }
 
-StreamFusion DeviceExecutable::fusion_of(const Operation& op, DeviceCache& cache) const {
+StreamFusion DeviceExecutable::fusion_of(const Operation& op) const {
   StreamFusion fusion;
   if (takes_norm(op)) {
     const qwen3_cuda_op& norm = ops_[static_cast<size_t>(op.norm)].plain;
     fusion.residual = f32(norm.x), fusion.norm_weight = weight(norm.weight).data.as<float>();
     fusion.norm_eps = norm.eps;
-  }
-  if (takes_heads(op)) {
-    fusion.finishes_heads = true;
-    fusion.heads = heads_of(ops_[static_cast<size_t>(op.heads)].plain, cache);
-    fusion.arrived = heads_arrived_.as<int32_t>();
   }
   return fusion;
 }
@@ -91,13 +87,13 @@ void DeviceExecutable::launch_op(const Operation& op, DeviceCache& cache) {
                bf16(o.out));
       return;
     case kLinear:
-      launch_linear(op, cache);
+      launch_linear(op);
       return;
     case kQkNormRope:
       qk_norm_rope_append(stream_, heads_of(o, cache), view_.n_rows);
       return;
     case kAttention:
-      launch_attention(o, cache);
+      launch_attention(op, cache);
       return;
     case kMoe:
       launch_moe(op);
@@ -107,7 +103,13 @@ void DeviceExecutable::launch_op(const Operation& op, DeviceCache& cache) {
   }
 }
 
-void DeviceExecutable::launch_attention(const qwen3_cuda_op& o, DeviceCache& cache) {
+void DeviceExecutable::launch_attention(const Operation& op, DeviceCache& cache) {
+  const qwen3_cuda_op& o = op.plain;
+  if (takes_heads(op)) {
+    attention_decode(stream_, heads_of(ops_[static_cast<size_t>(op.heads)].plain, cache), view_.decode,
+                     partials_.as<float>(), arrived_.as<int32_t>(), bf16(o.out));
+    return;
+  }
   const KvLayer layer = cache.layer(o.layer);
   if (hopper_ && prefill_on_hopper(heads_)) {
     attention_prefill_hopper(stream_, bf16(o.x), layer, cache.n_blocks() + 1, view_.prefill, heads_, view_.n_rows,
@@ -119,7 +121,7 @@ void DeviceExecutable::launch_attention(const qwen3_cuda_op& o, DeviceCache& cac
                    bf16(o.out));
 }
 
-void DeviceExecutable::launch_linear(const Operation& op, DeviceCache& cache) {
+void DeviceExecutable::launch_linear(const Operation& op) {
   const qwen3_cuda_op& o = op.plain;
   const DeviceWeight& w = weight(o.weight);
   const auto n = static_cast<int>(w.rows), k = static_cast<int>(w.cols);
@@ -136,7 +138,7 @@ void DeviceExecutable::launch_linear(const Operation& op, DeviceCache& cache) {
     const LinearOperands operands{x, w.data.as<Bf16>(), out};
     const LinearShape shape{range.count, n, k};
     if (range.decode) {
-      launch_stream(operands, shape, output, fusion_of(op, cache));
+      launch_stream(operands, shape, output, fusion_of(op));
     } else if (hopper_) {
       linear_hopper(stream_, operands, shape, output, multiprocessors_);
     } else {
@@ -204,7 +206,7 @@ void DeviceExecutable::launch_moe(const Operation& op) {
 }
 
 // Logits belong to decoding mostly; the class is the stream's for every row, so that neighbours do not matter.
-void DeviceExecutable::launch_logits(const Operation& op, DeviceCache& cache) {
+void DeviceExecutable::launch_logits(const Operation& op) {
   if (view_.n_logits == 0) return;
   const DeviceWeight& w = weight(op.plain.weight);
   const LinearShape shape{view_.n_logits, vocab_, static_cast<int>(w.cols)};
@@ -212,7 +214,7 @@ void DeviceExecutable::launch_logits(const Operation& op, DeviceCache& cache) {
   if (one_class_) {
     linear(stream_, operands, shape, Output::kStoreF32);
   } else {
-    launch_stream(operands, shape, Output::kStoreF32, fusion_of(op, cache));
+    launch_stream(operands, shape, Output::kStoreF32, fusion_of(op));
   }
 }
 

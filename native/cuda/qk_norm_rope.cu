@@ -13,6 +13,30 @@ namespace {
 constexpr int kWarps = 4;
 
 template <int kHeadDim>
+QWEN3_DEVICE void finish_head(const QkNormRope& p, int64_t row, int head) {
+  constexpr int N = kHeadDim / 32;
+  const HeadShape& heads = p.heads;
+  const int lane = thread_index().x % 32;
+  const bool is_q = head < heads.n_q_heads, is_v = head >= heads.n_q_heads + heads.n_kv_heads;
+  // All that is needed is asked for at once: behind each other, these are trips to L2.
+  float v[N], weight[N], c[N], s[N];
+  load_head<N>(p, row, head, v);
+  const int64_t slot = is_q ? 0 : load(p.rows.slot + row);
+  if (!is_v) {
+    load_values<N>((is_q ? p.q_norm : p.k_norm) + lane * N, weight);
+    load_angles<N>(p, row, c, s);
+    norm_and_rotate<N>(v, weight, c, s, p.eps);
+  }
+  if (is_q) {
+    store_bf16<N>(p.q_out + (row * heads.n_q_heads + head) * kHeadDim + lane * N, v);
+    return;
+  }
+  const int kv_head = (head - heads.n_q_heads) % heads.n_kv_heads;
+  const int64_t at = ((slot / 64) * heads.n_kv_heads + kv_head) * 64 + slot % 64;
+  store_bf16<N>((is_v ? p.cache.values : p.cache.keys) + at * kHeadDim + lane * N, v);
+}
+
+template <int kHeadDim>
 QWEN3_KERNEL(kWarps * 32)
 qk_norm_rope_kernel(QkNormRope p) {
   const int head = block_index().y * kWarps + thread_index().x / 32;

@@ -1,7 +1,7 @@
 #pragma once
 
-// QK-Norm, RoPE and the append to the cache for one head of one row, as part of kernels: qk_norm_rope.cu, and the
-// projection itself where rows are few (linear_stream.cu). Roundings are spelled out: the same bits in both.
+// QK-Norm and RoPE of one head of one row, as part of kernels: qk_norm_rope.cu, and the attention of steps that only
+// decode (attention_decode.cu). Roundings are spelled out: the same bits in both.
 
 #include "cuda/kernels.h"
 #include "cuda/math.h"
@@ -36,40 +36,33 @@ QWEN3_DEVICE void store_bf16(Bf16* p, const float (&v)[N]) {
   }
 }
 
-// One warp: a lane holds head_dim / 32 consecutive elements, and the other half of its pairs is in the lane 16 away.
-// head: of the q heads, then the k heads, then the v heads.
-template <int kHeadDim>
-QWEN3_DEVICE void finish_head(const QkNormRope& p, int64_t row, int head) {
-  constexpr int N = kHeadDim / 32;
-  const HeadShape& heads = p.heads;
-  const int lane = thread_index().x % 32, n_heads = heads.n_q_heads + 2 * heads.n_kv_heads;
-  const bool is_q = head < heads.n_q_heads, is_v = head >= heads.n_q_heads + heads.n_kv_heads;
-  // All that is needed is asked for at once: behind each other, these are trips to L2 at the end of a chain of them.
-  float v[N], w[N] = {}, c[N] = {}, s[N] = {};
-  load_values<N>(p.qkv + (row * n_heads + head) * kHeadDim + lane * N, v);
-  const int64_t slot = is_q ? 0 : load(p.rows.slot + row);
-  if (!is_v) {
-    load_values<N>((is_q ? p.q_norm : p.k_norm) + lane * N, w);
-    load_values<N>(p.cos + row * (kHeadDim / 2) + lane % 16 * N, c);
-    load_values<N>(p.sin + row * (kHeadDim / 2) + lane % 16 * N, s);
+// v = rope(rms_norm(v, weight)) of one head by one warp: a lane holds N = head_dim / 32 consecutive elements, and the
+// other half of its pairs is in the lane 16 away. c, s: of the lane's elements modulo head_dim / 2.
+template <int N>
+QWEN3_DEVICE void norm_and_rotate(float (&v)[N], const float (&weight)[N], const float (&c)[N], const float (&s)[N],
+                                  float eps) {
+  float sum = 0;
+  for (int i = 0; i < N; ++i) sum = fma(v[i], v[i], sum);
+  const float scale = 1.0f / square_root(warp_sum(sum) / static_cast<float>(N * 32) + eps);
+  for (int i = 0; i < N; ++i) {
+    const float x = v[i] * scale * weight[i];
+    const float other = shuffle_xor(x, 16);
+    v[i] = fma(x, c[i], thread_index().x % 32 < 16 ? -(other * s[i]) : other * s[i]);
   }
-  if (!is_v) {
-    float sum = 0;
-    for (int i = 0; i < N; ++i) sum = fma(v[i], v[i], sum);
-    const float scale = 1.0f / square_root(warp_sum(sum) / static_cast<float>(kHeadDim) + p.eps);
-    for (int i = 0; i < N; ++i) {
-      const float x = v[i] * scale * w[i];
-      const float other = shuffle_xor(x, 16);
-      v[i] = fma(x, c[i], lane < 16 ? -(other * s[i]) : other * s[i]);
-    }
-  }
-  if (is_q) {
-    store_bf16<N>(p.q_out + (row * heads.n_q_heads + head) * kHeadDim + lane * N, v);
-    return;
-  }
-  const int kv_head = (head - heads.n_q_heads) % heads.n_kv_heads;
-  const int64_t at = ((slot / 64) * heads.n_kv_heads + kv_head) * 64 + slot % 64;
-  store_bf16<N>((is_v ? p.cache.values : p.cache.keys) + at * kHeadDim + lane * N, v);
+}
+
+template <int N>
+QWEN3_DEVICE void load_angles(const QkNormRope& p, int64_t row, float (&c)[N], float (&s)[N]) {
+  const int64_t at = row * (N * 16) + thread_index().x % 16 * N;
+  load_values<N>(p.cos + at, c);
+  load_values<N>(p.sin + at, s);
+}
+
+// The lane's part of a head of the projection: of the q heads, then the k heads, then the v heads.
+template <int N>
+QWEN3_DEVICE void load_head(const QkNormRope& p, int64_t row, int head, float (&v)[N]) {
+  const int n_heads = p.heads.n_q_heads + 2 * p.heads.n_kv_heads;
+  load_values<N>(p.qkv + (row * n_heads + head) * (N * 32) + thread_index().x % 32 * N, v);
 }
 
 }  // namespace qwen3::cuda

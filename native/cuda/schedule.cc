@@ -9,9 +9,9 @@ void add_decode(AttentionSchedule& schedule, const AttentionSequence& s, int32_t
   const int32_t n_keys = s.position_begin + token + 1;
   const int32_t size = split_keys(n_keys), n_splits = (n_keys + size - 1) / size;
   for (int32_t i = 0; i < n_splits; ++i) {
-    schedule.decode.push_back({s.row_begin + token, s.table_begin, s.position_begin, i * size,
-                               std::min((i + 1) * size, n_keys), n_splits > 1 ? schedule.n_partials++ : -1, i,
-                               n_splits});
+    schedule.decode.push_back({s.row_begin + token, s.row_begin, s.table_begin, s.position_begin, i * size,
+                               std::min((i + 1) * size, n_keys), n_splits > 1 ? schedule.n_partials++ : -1,
+                               static_cast<int16_t>(i), static_cast<int16_t>(n_splits)});
   }
 }
 

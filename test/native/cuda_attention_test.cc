@@ -235,39 +235,49 @@ void test_behind_append(Random& random, const HeadShape& heads, int rows, int po
   step.sequences[0].decode = true;
   const int d = heads.head_dim, width = (heads.n_q_heads + 2 * heads.n_kv_heads) * d, half = d / 2;
   const auto n = static_cast<size_t>(rows);
-  DeviceArray<float> qkv(n * static_cast<size_t>(width)), norm(static_cast<size_t>(d)),
-      cos(n * static_cast<size_t>(half)), sin(n * static_cast<size_t>(half));
+  DeviceArray<float> qkv(n * static_cast<size_t>(width)), q_norm(static_cast<size_t>(d)),
+      k_norm(static_cast<size_t>(d)), cos(n * static_cast<size_t>(half)), sin(n * static_cast<size_t>(half));
   DeviceArray<int32_t> positions(n), slots(n), ropes(n);
   for (float& x : qkv) x = random.normal();
-  std::fill(norm.begin(), norm.end(), 1.0f);
+  for (int i = 0; i < d; ++i) q_norm[i] = 1 + 0.1f * random.normal(), k_norm[i] = 1 + 0.1f * random.normal();
   for (int r = 0; r < rows; ++r) {
     for (int i = 0; i < half; ++i)
       cos[r * half + i] = std::cos(float(r + i)), sin[r * half + i] = std::sin(float(r + i));
     const int at = position + r;
     positions[r] = at, slots[r] = step.tables[0][static_cast<size_t>(at / 64)] * 64 + at % 64, ropes[r] = 0;
-    for (int kv = 0; kv < heads.n_kv_heads; ++kv) {
-      std::fill_n(step.keys->begin() + step.at(0, at, kv), d, Bf16{0x7fc0});
-      std::fill_n(step.values->begin() + step.at(0, at, kv), d, Bf16{0x7fc0});
-    }
   }
-  qk_norm_rope_append(nullptr,
-                      {qkv.data(),
-                       norm.data(),
-                       norm.data(),
-                       cos.data(),
-                       sin.data(),
-                       {positions.data(), slots.data(), ropes.data()},
-                       heads,
-                       1e-6f,
-                       step.q->data(),
-                       {step.keys->data(), step.values->data()}},
-                      rows);
+  const auto forget_new = [&] {
+    for (int i = 0; i < rows * heads.n_kv_heads; ++i) {
+      const size_t at = step.at(0, position + i / heads.n_kv_heads, i % heads.n_kv_heads);
+      std::fill_n(step.keys->begin() + at, d, Bf16{0x7fc0});
+      std::fill_n(step.values->begin() + at, d, Bf16{0x7fc0});
+    }
+  };
+  forget_new();
+  QkNormRope raw{qkv.data(),     q_norm.data(),
+                 k_norm.data(),  cos.data(),
+                 sin.data(),     {positions.data(), slots.data(), ropes.data()},
+                 heads,          1e-6f,
+                 step.q->data(), {step.keys->data(), step.values->data()}};
+  qk_norm_rope_append(nullptr, raw, rows);
   AttentionSchedule schedule;
   schedule_attention(step.sequences, heads, schedule);
   CHECK(schedule.prefill.empty());
-  run_attention(step, DeviceWork(step, std::move(schedule), 1));
-  check_output(step,
-               "attention of " + std::to_string(rows) + " rows behind append, position " + std::to_string(position));
+  const DeviceWork work(step, std::move(schedule), 1);
+  run_attention(step, work);
+  const std::string what = std::to_string(rows) + " rows, position " + std::to_string(position);
+  check_output(step, "attention behind append, " + what);
+  // Straight from the projection: the same bits, in the cache too.
+  const std::vector<Bf16> out(step.out->begin(), step.out->end()), keys(step.keys->begin(), step.keys->end()),
+      values(step.values->begin(), step.values->end());
+  std::fill(step.out->begin(), step.out->end(), Bf16{0x7fc0});
+  forget_new();
+  raw.q_out = nullptr, raw.rows = {};
+  attention_decode(nullptr, raw, work.decode_work(), work.partials.data(), work.arrived.data(), step.out->data());
+  CHECK_MSG(std::equal(out.begin(), out.end(), step.out->begin()), "raw attention, " + what);
+  CHECK_MSG(std::equal(keys.begin(), keys.end(), step.keys->begin()), "appended keys, " + what);
+  CHECK_MSG(std::equal(values.begin(), values.end(), step.values->begin()), "appended values, " + what);
+  CHECK(std::all_of(work.arrived.begin(), work.arrived.end(), [](int32_t a) { return a == 0; }));
 }
 
 // Blocks of 64 keys, taken by two warps in turn, splits of 256: the step's rows at the beginning, the end and in the

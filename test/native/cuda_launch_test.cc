@@ -93,11 +93,10 @@ int main(int argc, char** argv) {
   };
   const Kernels first{"begin_step"};
   for (const int32_t rows : {1, 4, 8, 16}) {
-    // linear_stream and the router take in the norms up to 4 rows, and QK-Norm with RoPE and the append up to 8; on
-    // sm_90a the experts take in the weighted sum up to 4.
+    // linear_stream and the router take in the norms up to 4 rows, and the attention QK-Norm with RoPE and the append;
+    // on sm_90a the experts take in the weighted sum up to 4.
     const Kernels norm = rows <= 4 ? Kernels{} : Kernels{"rms_norm"};
     Kernels attention = concatenate(norm, {"linear_stream"});
-    if (rows > 8) attention.push_back("qk_norm_rope_append");
     attention = concatenate(concatenate(attention, {"attention_decode", "linear_stream"}), norm);
     const Kernels last = concatenate(norm, {"linear_stream", "sample", "sample_all"});
     check_step(tiny_config(), rows, first, concatenate(attention, {"linear_stream", "linear_stream"}), last, "dense");

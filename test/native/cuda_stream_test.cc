@@ -1,5 +1,5 @@
-// linear_stream with rms_norm ahead of it and QK-Norm + RoPE + append behind it, against the kernels that it takes in:
-// the same bits, for 1 to 8 rows, gathered or not; against float64; and what it reads.
+// linear_stream with rms_norm ahead of it, against the kernels apart: the same bits, for 1 to 4 rows, gathered or not;
+// against float64; and what it reads.
 
 #include "cuda/kernels.h"
 #include "cuda_testing.h"
@@ -107,51 +107,6 @@ void test_norm(Random& random, Form form, Output output) {
   CHECK_MSG(error < 4e-3, std::to_string(error));
 }
 
-// QKV: its last blocks finish the heads.
-void test_heads(Random& random, Form form) {
-  const Streamer run(random, form);
-  constexpr int kDims[] = {32, 64, 128};
-  const int kv_heads = static_cast<int>(random.between(1, 2)), d = kDims[random.between(0, 2)];
-  const HeadShape heads{kv_heads * static_cast<int>(random.between(1, 3)), kv_heads, d};
-  const int rows = static_cast<int>(random.between(1, 8)), k = 8 * static_cast<int>(random.between(1, 40));
-  const int n_heads = heads.n_q_heads + 2 * kv_heads, n = n_heads * d, n_blocks = 4;
-  CHECK(stream_takes_heads(rows) && !stream_takes_heads(9));
-  const bool with_norm = stream_takes_norm(rows, k) && random.between(0, 1);
-  Filled<float> residual(random, static_cast<size_t>(rows) * k), norm(random, static_cast<size_t>(k)),
-      q_norm(random, static_cast<size_t>(d)), k_norm(random, static_cast<size_t>(d)),
-      cos(random, static_cast<size_t>(rows) * d / 2), sin(random, static_cast<size_t>(rows) * d / 2);
-  const Filled<Bf16> weight(random, static_cast<size_t>(n) * k, 1 / std::sqrt(static_cast<float>(k)));
-  DeviceArray<int32_t> slot(static_cast<size_t>(rows)), arrived(static_cast<size_t>(n_heads));
-  for (int r = 0; r < rows; ++r) slot[r] = static_cast<int32_t>(random.between(0, n_blocks - 1) * 64 + r * 7);
-  for (int32_t& a : arrived) a = 0;
-  const size_t pool = static_cast<size_t>(n_blocks) * kv_heads * 64 * d,
-               q_size = static_cast<size_t>(rows) * heads.n_q_heads * d;
-  DeviceArray<Bf16> normed(static_cast<size_t>(rows) * k);
-  rms_norm(nullptr, residual.data(), nullptr, norm.data(), rows, k, kEps, normed.data());
-  DeviceArray<float> qkv(static_cast<size_t>(rows) * n), qkv_apart(qkv.size());
-  DeviceArray<Bf16> q(q_size), q_apart(q_size), keys(pool), keys_apart(pool), values(pool), values_apart(pool);
-  const auto operands = [&](const DeviceArray<float>& from, const DeviceArray<Bf16>& to,
-                            const DeviceArray<Bf16>& cached_k, const DeviceArray<Bf16>& cached_v) {
-    return QkNormRope{from.data(),   q_norm.data(),
-                      k_norm.data(), cos.data(),
-                      sin.data(),    {nullptr, slot.data(), nullptr},
-                      heads,         kEps,
-                      to.data(),     {cached_k.data(), cached_v.data()}};
-  };
-  StreamFusion fusion;
-  if (with_norm) fusion.residual = residual.data(), fusion.norm_weight = norm.data(), fusion.norm_eps = kEps;
-  fusion.finishes_heads = true, fusion.heads = operands(qkv, q, keys, values), fusion.arrived = arrived.data();
-  run({with_norm ? nullptr : normed.data(), weight.data(), qkv.data()}, {rows, n, k}, Output::kStoreF32, fusion);
-  if (kCounted) CHECK_MSG(k % 128 != 0 || last().bank_conflicts == 0, "conflicts");
-  run({normed.data(), weight.data(), qkv_apart.data()}, {rows, n, k}, Output::kStoreF32);
-  qk_norm_rope_append(nullptr, operands(qkv_apart, q_apart, keys_apart, values_apart), rows);
-  check_same(qkv, qkv_apart, "qkv");
-  check_same(q, q_apart, "q");
-  check_same(keys, keys_apart, "keys");
-  check_same(values, values_apart, "values");
-  for (const int32_t a : arrived) CHECK(a == 0);
-}
-
 // A row alone, among 4 (which normalise for themselves) and among 5 and 13 (which have it done): the same bits. And
 // what one launch reads: the weight once, and by every block of 16 of its rows, the residual rows twice (the second
 // time they are in L1) and the norm's weight once.
@@ -189,7 +144,6 @@ int main(int argc, char** argv) {
       if (form == Form::kHopper && !has_hopper()) continue;
       for (const Output output : {Output::kStoreF32, Output::kAddF32, Output::kSiluMul})
         test_norm(random, form, output);
-      for (int i = 0; i < 3; ++i) test_heads(random, form);
       test_counts(random, form);
     }
   });
