@@ -1,11 +1,11 @@
 // The same attention for one row per sequence, its keys split over several blocks.
 //
 // The q heads of a KV head are the columns of one product: K and V are read once per KV head. A block is one split of
-// one KV head, two warps that take its cache blocks in turn, each with its own K and V buffers (64 KB together at
-// head_dim 128: three blocks a multiprocessor of 228 KB, 192 KB on their way) and no barrier between them until the
-// end. K of the next block is fetched during the softmax, V during the next scores; the first of both before the kernel
-// ahead has ended, but for the rows that this step writes. Positions alone decide which warp sums which keys, so a
-// row's bits do not depend on the other sequences.
+// one KV head, two warps that take its cache blocks in turn from the last one back, each with its own K and V buffers
+// (64 KB together at head_dim 128: three blocks a multiprocessor of 228 KB, 192 KB on their way) and no barrier between
+// them until the end. K of the next block is fetched during the softmax, V during the next scores; the first of both
+// before the kernel ahead has ended, but for the rows that this step writes. Positions alone decide which warp sums
+// which keys, so a row's bits do not depend on the other sequences.
 //
 // Few rows of few keys wait for trips to the L2 that follow each other, not for bytes. Behind the kernel ahead there
 // are left: q together with the new rows; K and V of a warp's further blocks; the partial result, the count of those
@@ -368,29 +368,27 @@ QWEN3_DEVICE void put_values(Shared<Bf16> tile, int row, const float (&v)[N]) {
   }
 }
 
-// By one warp: K (kKey) and V (kValue) of rows [begin, end) of the block of 64 keys from key0 on, all of them new,
-// into the tiles; that of the tile's own row into the cache as well. block: of the cache.
-template <int kHeadDim, bool kKey, bool kValue>
-QWEN3_DEVICE void put_new_rows(const QkNormRope& raw, const float (&k_norm)[kHeadDim / 32], const DecodeTile& tile,
-                               int kv_head, Shared<Bf16> keys, Shared<Bf16> values, const KvLayer& block, int key0,
-                               int begin, int end) {
+// By one warp: K and V of rows [begin, end) of the block of 64 keys from key0 on, all of them new, into the tiles;
+// those of the tile's own row into the cache as well. block: of the cache.
+template <int kHeadDim>
+QWEN3_DEVICE void put_new_rows(const QkNormRope& raw, const DecodeTile& tile, int kv_head, Shared<Bf16> keys,
+                               Shared<Bf16> values, const KvLayer& block, int key0, int begin, int end) {
   constexpr int N = kHeadDim / 32;
   const int lane = thread_index().x % 32, k_head = raw.heads.n_q_heads + kv_head;
   QWEN3_ROLLED
   for (int i = begin; i < end; ++i) {
     const int row = tile.new_row + (key0 + i - tile.new_begin);
-    float k[N], v[N], c[N], s[N];
-    if constexpr (kKey) load_head<N>(raw, row, k_head, k), load_angles<N>(raw, row, c, s);
-    if constexpr (kValue) load_head<N>(raw, row, k_head + raw.heads.n_kv_heads, v);
-    if constexpr (kKey) {
-      norm_and_rotate<N>(k, k_norm, c, s, raw.eps);
-      put_values<kHeadDim, N>(keys, i, k);
-      if (row == tile.row) store_bf16<N>(block.keys + i * kHeadDim + lane * N, k);
-    }
-    if constexpr (kValue) {
-      put_values<kHeadDim, N>(values, i, v);
-      if (row == tile.row) store_bf16<N>(block.values + i * kHeadDim + lane * N, v);
-    }
+    float k[N], v[N], weight[N], c[N], s[N];
+    load_head<N>(raw, row, k_head, k);
+    load_head<N>(raw, row, k_head + raw.heads.n_kv_heads, v);
+    load_angles<N>(raw, row, c, s);
+    load_values<N>(raw.k_norm + lane * N, weight);
+    norm_and_rotate<N>(k, weight, c, s, raw.eps);
+    put_values<kHeadDim, N>(keys, i, k);
+    put_values<kHeadDim, N>(values, i, v);
+    if (row != tile.row) continue;
+    store_bf16<N>(block.keys + i * kHeadDim + lane * N, k);
+    store_bf16<N>(block.values + i * kHeadDim + lane * N, v);
   }
 }
 
@@ -398,21 +396,22 @@ QWEN3_DEVICE void put_new_rows(const QkNormRope& raw, const float (&k_norm)[kHea
 template <int kHeadDim, int kTiles>
 struct RawQueries {
   static constexpr int N = kHeadDim / 32, kMost = kTiles * 8 / kWarps;
-  float v[kMost][N], c[N], s[N];
+  float v[kMost][N], weight[N], c[N], s[N];
   QWEN3_DEVICE void load(const QkNormRope& raw, int row, int first_head, int group) {
     load_angles<N>(raw, row, c, s);
+    load_values<N>(raw.q_norm + thread_index().x % 32 * N, weight);
     QWEN3_UNROLL
     for (int i = 0; i < kMost; ++i) {
       const int head = thread_index().x / 32 + i * kWarps;
       if (head < group) load_head<N>(raw, row, first_head + head, v[i]);
     }
   }
-  QWEN3_DEVICE void put(const QkNormRope& raw, const float (&q_norm)[N], Shared<Bf16> to, int group) {
+  QWEN3_DEVICE void put(const QkNormRope& raw, Shared<Bf16> to, int group) {
     QWEN3_UNROLL
     for (int i = 0; i < kMost; ++i) {
       const int head = thread_index().x / 32 + i * kWarps;
       if (head >= group) break;
-      norm_and_rotate<N>(v[i], q_norm, c, s, raw.eps);
+      norm_and_rotate<N>(v[i], weight, c, s, raw.eps);
       const auto at = to + head * kQueryStride<kHeadDim> + thread_index().x % 32 * N;
       if constexpr (N == 4) {
         at.template as<Words2>().store(0, {pack_bf16(v[i][0], v[i][1]), pack_bf16(v[i][2], v[i][3])});
@@ -443,85 +442,72 @@ QWEN3_DEVICE void decode_tile(const DecodeTile& tile, int kv_head, const DecodeI
   const int64_t row = tile.row;
   const int32_t* const table = in.block_table + tile.table_begin;
   const auto keys = shared_memory<Bf16>(0) + warp * kWarpElements<kHeadDim>, values = keys + kKeys * kHeadDim;
+  // This warp's cache blocks, from the last one back: that is where the step's rows are.
   const int first = tile.key_begin / kKeys + warp, end = (tile.key_end + kKeys - 1) / kKeys;
-  // Of a block: its keys, and how many of them no row of this step brings.
-  const auto count = [&](int block, int& n_keys) {
-    const int left = tile.key_end - block * kKeys, old = tile.new_begin - block * kKeys;
-    n_keys = left < kKeys ? left : kKeys;
-    return old < 0 ? 0 : old < n_keys ? old : n_keys;
+  const int last = first + (end - 1 - first) / kWarps * kWarps;
+  const auto keys_in = [&](int block) {
+    const int left = tile.key_end - block * kKeys;
+    return left < kKeys ? left : kKeys;
   };
   const auto in_cache = [&](int block) {
     const int64_t from = block_offset(table, block, heads, kv_head);
     return KvLayer{in.cache.keys + from, in.cache.values + from};
   };
-  constexpr int N = kHeadDim / 32;
-  float q_norm[N] = {}, k_norm[N] = {};
 
-  // What no kernel of this step writes need not wait for the last one: all rows of the first block but those of the
+  // What no kernel of this step writes need not wait for the last one: all rows of the last block but those of the
   // step, which come behind the wait with q.
   int n_old = 0, n_keys = 0;
-  KvLayer block0 = in.cache;
+  KvLayer newest = in.cache;
   if (first < end) {
-    n_old = count(first, n_keys);
-    block0 = in_cache(first);
-    copy_keys<kHeadDim, 32, true>(keys, block0.keys, n_old, lane, n_keys - n_old);
+    newest = in_cache(last), n_keys = keys_in(last);
+    const int old = tile.new_begin - last * kKeys;
+    n_old = old < 0 ? 0 : old < n_keys ? old : n_keys;
+    copy_keys<kHeadDim, 32, true>(keys, newest.keys, n_old, lane, n_keys - n_old);
     cp_async_commit();
-    copy_keys<kHeadDim, 32, true>(values, block0.values, n_old, lane, n_keys - n_old);
+    copy_keys<kHeadDim, 32, true>(values, newest.values, n_old, lane, n_keys - n_old);
     cp_async_commit();
-  }
-  if constexpr (kRaw) {
-    load_values<N>(in.raw.q_norm + lane * N, q_norm);
-    load_values<N>(in.raw.k_norm + lane * N, k_norm);
   }
   grid_dependency_wait();
   Columns<kHeadDim, kTiles> columns;
-  columns.clear();
+  const auto q = shared_memory<Bf16>(kWarps * kWarpElements<kHeadDim> * 2);
   if constexpr (kRaw) {
-    const auto q = shared_memory<Bf16>(kWarps * kWarpElements<kHeadDim> * 2);
     RawQueries<kHeadDim, kTiles> queries;
     queries.load(in.raw, tile.row, kv_head * group, group);
-    put_new_rows<kHeadDim, true, true>(in.raw, k_norm, tile, kv_head, keys, values, block0, first * kKeys, n_old,
-                                       n_keys);
-    queries.put(in.raw, q_norm, q, group);
+    put_new_rows<kHeadDim>(in.raw, tile, kv_head, keys, values, newest, last * kKeys, n_old, n_keys);
+    queries.put(in.raw, q, group);
     block_sync();
-    columns.load_q(q, group);
   } else {
     if (n_old < n_keys) {
-      copy_rows<kHeadDim>(keys, values, block0, n_old, n_keys, lane);
+      copy_rows<kHeadDim>(keys, values, newest, n_old, n_keys, lane);
       cp_async_commit();
     }
     columns.load_q(in.q + (row * heads.n_q_heads + kv_head * group) * kHeadDim, group);
     if (n_old < n_keys) cp_async_wait<0>();  // one group more than the loop waits for
   }
-  // K or V of a later block.
-  const auto copy = [&](auto is_key, int block) {
-    constexpr bool kKey = decltype(is_key)::value;
-    if (block < end) {
-      int n;
-      const int old = count(block, n), from_cache = kRaw ? old : n;
-      const KvLayer at = in_cache(block);
-      copy_keys<kHeadDim, 32, true>(kKey ? keys : values, kKey ? at.keys : at.values, from_cache, lane, n - from_cache);
-      if constexpr (kRaw) {
-        put_new_rows<kHeadDim, kKey, !kKey>(in.raw, k_norm, tile, kv_head, keys, values, at, block * kKeys, old, n);
-      }
+  // Blocks ahead of the last one are full.
+  const auto copy = [&](Shared<Bf16> to, const Bf16* pool, int block) {
+    if (block >= first) {
+      copy_keys<kHeadDim, 32, true>(to, pool + block_offset(table, block, heads, kv_head), kKeys, lane);
     }
     cp_async_commit();
   };
+  columns.clear();
   const float scale = score_scale(kHeadDim);
-  for (int block = first; block < end; block += kWarps) {
+  for (int block = first < end ? last : first - 1; block >= first; block -= kWarps) {
     cp_async_wait<1>();
-    warp_sync();  // K is there for all lanes
+    warp_sync();                                   // K is there for all lanes
+    if constexpr (kRaw) columns.load_q(q, group);  // each time: two tiles of q beside the rest are too many registers
     float s[kTiles][4][4];
     columns.scores(keys, s);
     warp_sync();
-    copy(std::true_type{}, block + kWarps);
+    copy(keys, in.cache.keys, block - kWarps);
     if (block * kKeys + kKeys > tile.key_end) columns.mask(s, block * kKeys, tile.key_end);
     columns.soften(s, scale);
     cp_async_wait<1>();
     warp_sync();
     columns.accumulate(s, values);
     warp_sync();
-    copy(std::false_type{}, block + kWarps);
+    copy(values, in.cache.values, block - kWarps);
   }
   cp_async_wait<0>();
 
