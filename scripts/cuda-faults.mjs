@@ -334,22 +334,6 @@ const faults = [
     'cuda_moe_test',
   ],
   [
-    'groups of weight rows taken one after another, not in turn',
-    'moe_hopper_swapped',
-    'moe_hopper_swapped.cu',
-    'a + q * 1024 + step * 32, 16, 2048',
-    'a + q * 8192 + step * 32, 16, 1024',
-    'cuda_moe_test',
-  ],
-  [
-    'token rows turned with the wrong lane',
-    'moe_hopper_swapped',
-    'moe_hopper_swapped.cu',
-    'exchange(w[1], w[3], 8)',
-    'exchange(w[1], w[3], 4)',
-    'cuda_moe_test',
-  ],
-  [
     'scores read without a fence',
     'moe_route_few',
     'moe_route_few.cu',

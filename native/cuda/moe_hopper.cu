@@ -69,6 +69,12 @@ QWEN3_DEVICE void TokensAsRows::consume(const Product& p, int k_tiles) {
   }
 }
 
+template <bool kGateUp>
+QWEN3_KERNEL(kThreads)
+moe_hopper_kernel(QWEN3_GRID_CONSTANT const Product p) {
+  work<TokensAsRows, kGateUp>(p);
+}
+
 }  // namespace
 
 TensorMap describe_expert(const Bf16* weight, int rows, int k) {
@@ -76,7 +82,8 @@ TensorMap describe_expert(const Bf16* weight, int rows, int k) {
 }
 
 void moe_experts_hopper(Stream stream, const MoeOperands& operands, const MoeShape& shape, int multiprocessors) {
-  run_experts<TokensAsRows>(stream, operands, shape, multiprocessors, "moe_hopper_gate_up", "moe_hopper_down");
+  run_experts<TokensAsRows>(stream, operands, shape, multiprocessors, moe_hopper_kernel<true>, "moe_hopper_gate_up",
+                            moe_hopper_kernel<false>, "moe_hopper_down");
 }
 
 }  // namespace qwen3::cuda

@@ -212,9 +212,9 @@ QWEN3_DEVICE void produce_gathered(const Product& p, int k_tiles) {
   while (pending > 0) announce();
 }
 
+// What a block does.
 template <class F, bool kGateUp>
-QWEN3_KERNEL(kThreads)
-moe_hopper_kernel(QWEN3_GRID_CONSTANT const Product p) {
+QWEN3_DEVICE void work(const Product& p) {
   if (thread_index().x == 0) {
     Hand::init(kGateUp ? kThreads : kThreads - kProducers);
     F::R::init(kGateUp ? kProducers + 1 : 1);
@@ -239,13 +239,15 @@ moe_hopper_kernel(QWEN3_GRID_CONSTANT const Product p) {
   grid_dependency_launch();
 }
 
-// Both products, under these names.
+using Kernel = void (*)(Product);
+
+// Both products.
 template <class F>
-void run_experts(Stream stream, const MoeOperands& o, const MoeShape& shape, int multiprocessors, const char* gate_up,
-                 const char* down) {
+void run_experts(Stream stream, const MoeOperands& o, const MoeShape& shape, int multiprocessors, Kernel gate_up,
+                 const char* gate_up_name, Kernel down, const char* down_name) {
   const int assignments = shape.n_rows * shape.top_k;
   const int row_tiles = assignments / F::kRows + (shape.n_experts < assignments ? shape.n_experts : assignments);
-  const auto run = [&](auto kernel, const char* name, const Product& p) {
+  const auto run = [&](Kernel kernel, const char* name, const Product& p) {
     const int most = row_tiles * ((p.n + kN - 1) / kN);
     const LaunchShape grid{{most < multiprocessors ? most : multiprocessors, 1, 1},
                            {kThreads, 1, 1},
@@ -254,10 +256,10 @@ void run_experts(Stream stream, const MoeOperands& o, const MoeShape& shape, int
     launch(stream, name, kernel, grid, p);
   };
   const TensorMap gated = describe_matrix(o.gated, assignments, shape.ffn, F::kBox);
-  run(moe_hopper_kernel<F, true>, gate_up,
+  run(gate_up, gate_up_name,
       {gated, o.x, o.gate_up_maps, o.order, o.offsets, o.gated, o.drawn, 2 * shape.ffn, shape.hidden, shape.n_experts,
        shape.top_k});
-  run(moe_hopper_kernel<F, false>, down,
+  run(down, down_name,
       {gated, nullptr, o.down_maps, o.order, o.offsets, static_cast<Bf16*>(o.products), o.drawn + 1, shape.hidden,
        shape.ffn, shape.n_experts, shape.top_k});
 }

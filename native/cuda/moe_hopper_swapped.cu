@@ -217,12 +217,18 @@ QWEN3_DEVICE void WeightsAsRows::consume(const Product& p, int k_tiles) {
   }
 }
 
+template <bool kGateUp>
+QWEN3_KERNEL(kThreads)
+moe_hopper_swapped_kernel(QWEN3_GRID_CONSTANT const Product p) {
+  work<WeightsAsRows, kGateUp>(p);
+}
+
 }  // namespace
 
 void moe_experts_hopper_swapped(Stream stream, const MoeOperands& operands, const MoeShape& shape,
                                 int multiprocessors) {
-  run_experts<WeightsAsRows>(stream, operands, shape, multiprocessors, "moe_hopper_swapped_gate_up",
-                             "moe_hopper_swapped_down");
+  run_experts<WeightsAsRows>(stream, operands, shape, multiprocessors, moe_hopper_swapped_kernel<true>,
+                             "moe_hopper_swapped_gate_up", moe_hopper_swapped_kernel<false>, "moe_hopper_swapped_down");
 }
 
 }  // namespace qwen3::cuda
