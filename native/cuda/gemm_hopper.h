@@ -103,6 +103,7 @@ struct Ring : Stages<(kN > 256   ? 3
   QWEN3_DEVICE static void skip(Slot& slot, int k_tiles) {
     for (int k = 0; k < k_tiles; ++k, next(slot)) {
       mbarrier_wait(full(slot.stage), slot.parity);
+      warp_sync();  // a lane that stayed behind could miss this phase, and the next one looks like the one before
       if (thread_index().x % 32 == 0) mbarrier_arrive(empty(slot.stage));
     }
   }

@@ -31,6 +31,7 @@ struct WeightsAsRows {
   QWEN3_DEVICE static void consume(const Product& p, int k_tiles);
 };
 using R = WeightsAsRows::R;
+static_assert(R::kSharedBytes + (256 + 1) * 4 <= 227 * 1024);  // with the offsets of the most experts that there are
 
 // 128 weight rows of a consumer times kWidth token rows. Cleared, not overwritten by the first product: else they would
 // be alive in every other width's code of the loop over tiles.

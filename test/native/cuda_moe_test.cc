@@ -287,17 +287,18 @@ void sort_on_host(const Layer& layer) {
     layer.offsets[size_t(e) + 1] = layer.offsets[size_t(e)] + layer.load[size_t(e)];
 }
 
-// The two forms of wgmma where experts have several tiles, and some no rows: the same bits on the emulation, which adds
-// k in one order whatever the rows of a product are.
+// The two forms of wgmma at all widths, where an expert has several tiles and some have no rows: the same bits on the
+// emulation, which adds k in one order whatever the rows of a product are.
 void test_forms(Random& random) {
-  MoeShape shape{};
-  shape.n_rows = static_cast<int>(random.between(100, 500));
-  shape.hidden = 8 * static_cast<int>(random.between(1, 40));
-  shape.ffn = 8 * static_cast<int>(random.between(1, 18));
-  shape.n_experts = 8, shape.top_k = 1;
-  const Layer layer(random, shape);
-  const double skew = 0.2 + 2 * random.uniform();
-  for (int32_t& id : layer.ids) id = static_cast<int32_t>(8 * std::pow(random.uniform(), skew));
+  std::vector<int32_t> ids;
+  for (int32_t e = 0; e < 8; ++e) {
+    const int64_t rows = e == 0 ? random.between(193, 400) : random.between(0, 3) ? random.between(1, 192) : 0;
+    ids.insert(ids.end(), size_t(rows), e);
+  }
+  for (size_t i = ids.size() - 1; i > 0; --i) std::swap(ids[i], ids[size_t(random.between(0, int64_t(i)))]);
+  const int hidden = 8 * static_cast<int>(random.between(1, 36)), ffn = 8 * static_cast<int>(random.between(1, 18));
+  const Layer layer(random, {int(ids.size()), hidden, ffn, 8, 1, true});
+  std::copy(ids.begin(), ids.end(), layer.ids.begin());
   for (float& share : layer.shares) share = random.uniform();
   sort_on_host(layer);
   const std::vector<float> before(layer.out.size());
@@ -388,7 +389,7 @@ void test_counts(Random& random, Path path, bool whole) {
 // Loads as a step of 4,096 tokens x 8 over 128 experts has them, about 256 rows each, hidden and ffn scaled down: what
 // both forms read per tile, and which FLOPs they spend.
 void test_traffic(Random& random, bool whole) {
-  MoeShape shape{0, 256, 128, whole ? 32 : 8, 1, true};
+  MoeShape shape{0, 256, 256, whole ? 32 : 8, 1, true};
   std::vector<int> loads;
   for (int e = 0; e < shape.n_experts; ++e) loads.push_back(std::max(1, int(256 + 30 * random.normal())));
   shape.n_rows = std::accumulate(loads.begin(), loads.end(), 0);
