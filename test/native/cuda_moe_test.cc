@@ -287,8 +287,8 @@ void sort_on_host(const Layer& layer) {
     layer.offsets[size_t(e) + 1] = layer.offsets[size_t(e)] + layer.load[size_t(e)];
 }
 
-// The two forms of wgmma at all widths, where an expert has several tiles and some have no rows: the same bits on the
-// emulation, which adds k in one order whatever the rows of a product are.
+// The two forms of wgmma at widths by lot, where an expert has several tiles and some have no rows: the same bits on
+// the emulation, which adds k in one order whatever the rows of a product are.
 void test_forms(Random& random) {
   std::vector<int32_t> ids;
   for (int32_t e = 0; e < 8; ++e) {
