@@ -15,6 +15,7 @@ const hot = [
   'expert_tiles_kernel',
   'expert_stream_kernel',
   'moe_hopper_kernel',
+  'moe_hopper_swapped_kernel',
   'route_kernel',
   'rms_norm',
   'qk_norm_rope',

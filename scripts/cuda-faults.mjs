@@ -296,7 +296,7 @@ const faults = [
   [
     'gathered rows announced without a proxy fence',
     'moe_hopper',
-    'moe_hopper.cu',
+    'moe_hopper.h',
     /fence_proxy_async\(\); {2}\/\/ wgmma reads.*/,
     '',
     'cuda_moe_test',
@@ -304,7 +304,7 @@ const faults = [
   [
     'gathered rows announced before they arrive',
     'moe_hopper',
-    'moe_hopper.cu',
+    'moe_hopper.h',
     'cp_async_wait<kLag - 1>',
     'cp_async_wait<kLag>',
     'cuda_moe_test',
@@ -312,9 +312,25 @@ const faults = [
   [
     'a tile handed on before all have read the last one',
     'moe_hopper',
-    'moe_hopper.cu',
+    'moe_hopper.h',
     'mbarrier_wait(empty(slot_), parity_ ^ 1);',
     '',
+    'cuda_moe_test',
+  ],
+  [
+    'a stage of swapped operands released early',
+    'moe_hopper_swapped',
+    'moe_hopper_swapped.cu',
+    'wgmma_wait<1>();',
+    'wgmma_wait<2>();',
+    'cuda_moe_test',
+  ],
+  [
+    'a width that leaves out the last rows of a tile',
+    'moe_hopper_swapped',
+    'moe_hopper_swapped.cu',
+    'switch ((tile.count + kUnit - 1) / kUnit)',
+    'switch (tile.count / kUnit)',
     'cuda_moe_test',
   ],
   [

@@ -87,6 +87,18 @@ describe.skipIf(!program)('gpu_bench on the emulation', () => {
     expect(result.bars.length).toBeGreaterThan(10)
     expect(ran.stdout).toContain('not measured')
   })
+
+  test.skipIf(!python)('two forms of a product in turn', { timeout: 300_000 }, () => {
+    const out = join(folder, 'forms.json')
+    const options = ['--bench', program!, '--tiny', '--dry', '--rounds', '1', '--only', 'moe/experts', '--out', out]
+    const ran = runPython('torch_gpu.py', ...options)
+    expect(ran.status, ran.stderr).toBe(0)
+    const records: Line[] = JSON.parse(readFileSync(out, 'utf8')).records
+    const experts = records.filter((record) => record.case.startsWith('moe/'))
+    expect(new Set(experts.map((record) => record.case))).toEqual(new Set(['moe/experts/70']))
+    expect(experts.map((record) => record.side)).toEqual(['ours', 'ours_weights_as_rows', 'cublas_loop'])
+    for (const record of experts) expect(record.us, record.side).toBeGreaterThan(0)
+  })
 })
 
 describe.skipIf(!python)('the run beside PyTorch', () => {

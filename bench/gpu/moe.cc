@@ -16,6 +16,8 @@ size_t bytes_of(std::initializer_list<int64_t> factors) {
   return static_cast<size_t>(n);
 }
 
+constexpr const char* kOtherForm = "experts_weights_as_rows";
+
 class MoeBench {
  public:
   MoeBench(Bench& bench, const MoeShape& shape) : b_(bench), s_(shape), assigned_(int64_t{s_.n_rows} * s_.top_k) {
@@ -60,8 +62,8 @@ class MoeBench {
     synchronize(b_.stream);
   }
 
-  // Router and permutation alone, the permutation alone, the experts' products alone, the weighted sum alone,
-  // everything.
+  // Router and permutation alone, the permutation alone, the experts' products alone, the same in the other form for
+  // many rows on sm_90a (elsewhere there is one form), the weighted sum alone, everything.
   void run(const std::string& name, const std::string& part, bool few_rows) {
     route(0), sort();  // the products alone need an order
     const double used = mean_used_experts();
@@ -79,7 +81,8 @@ class MoeBench {
     } else if (part == "combine") {
       m.bytes = double(assigned_) * s_.hidden * (on_hopper(few_rows) ? 2 : 4) + 8 * rows;
       m.seconds = b_.time(m.bytes, [&](int) { combine(few_rows); });
-    } else if (part == "experts") {
+    } else if (part.starts_with("experts")) {
+      swapped_ = part == kOtherForm;
       m.bytes = used * expert + rows * 2 + 4.0 * double(assigned_) * s_.hidden;
       m.flops = products;
       m.seconds = b_.time(few_rows ? used * expert : 0, [&](int i) { experts(i, few_rows, {}); });
@@ -127,7 +130,7 @@ class MoeBench {
       if (few_rows) {
         moe_stream_hopper(b_.stream, o, s_, b_.device.multiprocessors, combine);
       } else {
-        moe_experts_hopper(b_.stream, o, s_, b_.device.multiprocessors);
+        (swapped_ ? moe_experts_hopper_swapped : moe_experts_hopper)(b_.stream, o, s_, b_.device.multiprocessors);
       }
     } else {
       moe_experts(b_.stream, o, s_, few_rows);
@@ -165,6 +168,7 @@ class MoeBench {
   Bench& b_;
   MoeShape s_;
   int64_t assigned_;
+  bool swapped_ = false;
   DeviceBuffer weights_, pointers_, maps_, router_, ids_, shares_, order_, offsets_, load_, gated_, products_, out_,
       few_scores_, few_arrived_, combine_arrived_, drawn_;
 };
@@ -176,10 +180,10 @@ std::vector<Case> moe_cases(bool tiny) {
   for (const int rows : tiny ? std::vector<int>{2, 70} : std::vector<int>{1, 8, 32, 4096, 16384}) {
     const bool few_rows = rows <= 64;
     const MoeShape shape = tiny ? MoeShape{rows, 64, 32, 16, 4, true} : MoeShape{rows, 2048, 768, 128, 8, true};
-    for (const char* part : {"route", "sort", "experts", "combine", "block"}) {
+    for (const std::string part : {"route", "sort", "experts", kOtherForm, "combine", "block"}) {
       // The experts of one routing fit the L2 when there are few: only the block, which routes anew, is cold.
-      if (few_rows && (std::string(part) == "experts" || std::string(part) == "combine")) continue;
-      const std::string name = std::string("moe/") + part + "/" + std::to_string(rows);
+      if (few_rows && (part.starts_with("experts") || part == "combine")) continue;
+      const std::string name = "moe/" + part + "/" + std::to_string(rows);
       cases.push_back({name, [=](Bench& b) { MoeBench(b, shape).run(name, part, few_rows); }});
     }
   }

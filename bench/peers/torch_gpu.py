@@ -31,6 +31,8 @@ NEEDED = [
     "model/30b-a3b/decode/1x512", "model/0.6b-full/decode/1x512",
 ]  # fmt: skip
 OTHERS = ["step/", "model/30b-a3b/", "model/0.6b/", "model/8b/", "model/4b/", "model/32b/", "model/"]
+# Cases that are another form of ours, measured beside it as a side of its case: what each begins with, the case, the side.
+OTHER_FORMS = [("moe/experts_weights_as_rows/", "moe/experts/", "ours_weights_as_rows")]
 # Peers' whole models come behind ours of the same part, in this order; what is not named is not worth the time that it takes.
 FIRST_MODELS = [("model/0.6b/decode/1x512", "transformers_static")]
 OTHER_MODELS = [
@@ -188,19 +190,27 @@ def in_order(cases, prefixes):
     return list(found)
 
 
+def other_forms(cases, case):
+    """[(side, its case)] of what is measured beside ours."""
+    found = [(side, begin + case[len(of):]) for begin, of, side in OTHER_FORMS if case.startswith(of)]  # fmt: skip
+    return [(side, name) for side, name in found if name in cases]
+
+
 def run_case(bench, peers, case, rounds, until, peer_seconds):
-    """Ours, each peer, ours again, ...: clocks and heat drift over a run, and both sides must see the same."""
+    """Ours, each other form and peer, ours again, ...: clocks and heat drift over a run, and all sides must see the same."""
+    forms = other_forms(bench.cases, case)
     records = []
     for _ in range(rounds):
         ours = bench.run(case)
         records.append(ours)
         sides = peers.of(ours) if "us" in ours else []
         failed = {r["side"] for r in records if "skipped" in r}
+        records += [{**bench.run(name), "case": case, "side": side} for side, name in forms if side not in failed]
         for side, measure in sides:
             left = until - time.monotonic()
             if side not in failed and left > 0:
                 records.append(measure_peer(side, measure, ours, min(left, peer_seconds)))
-        if not sides or time.monotonic() > until:
+        if not (sides or forms) or time.monotonic() > until:
             break
     gc.collect()
     return records
@@ -258,7 +268,11 @@ def main(arguments=None):
         result["bars"] = bars(result["records"])
         write(options.out, result)
 
-    chosen = [c for c in bench.cases if c != "unload" and (c.startswith("limit/") or c.startswith(options.only))]
+    beside = tuple(begin for begin, _, _ in OTHER_FORMS)
+    chosen = [
+        c for c in bench.cases
+        if c != "unload" and not c.startswith(beside) and (c.startswith("limit/") or c.startswith(options.only))
+    ]  # fmt: skip
     first = in_order(chosen, FIRST)
     needed = [c for c in in_order(chosen, NEEDED) if c not in first]
     others = [c for c in in_order(chosen, OTHERS + [""]) if c not in first + needed]

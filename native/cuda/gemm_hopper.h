@@ -34,13 +34,11 @@ struct Accumulator {
   QWEN3_DEVICE float get(int i) const { return part[i / (kColumns / 2)].get(i % (kColumns / 2)); }
 };
 
-// The ring of stages of tiles of 128 x kN: x of a stage, [128, 64], and the weight's [kN, 64] behind it.
-template <int kN>
-struct Ring {
-  static constexpr int kStages = kN > 256 ? 3 : kN > 128 ? 4 : 6;  // 168 to 192 KB
-  static constexpr int kStageElements = (kM + kN) * kK;
+// A ring of kCount stages of kElements bf16 each, behind the barriers.
+template <int kCount, int kElements>
+struct Stages {
+  static constexpr int kStages = kCount, kStageElements = kElements;
   static constexpr int kSharedBytes = kBarrierBytes + kStages * kStageElements * 2;
-  static constexpr int kBox = Accumulator<kN>::kColumns;  // rows of the weight that a copy moves
 
   QWEN3_DEVICE static Shared<uint64_t> full(int stage) { return shared_memory<uint64_t>(stage * 8); }
   QWEN3_DEVICE static Shared<uint64_t> empty(int stage) { return shared_memory<uint64_t>(64 + stage * 8); }
@@ -58,6 +56,17 @@ struct Ring {
   QWEN3_DEVICE static void next(Slot& slot) {
     if (++slot.stage == kStages) slot.stage = 0, slot.parity ^= 1;
   }
+};
+
+// The ring of tiles of 128 x kN: x of a stage, [128, 64], and the weight's [kN, 64] behind it; 168 to 192 KB.
+template <int kN>
+struct Ring : Stages<(kN > 256   ? 3
+                      : kN > 128 ? 4
+                                 : 6),
+                     (kM + kN) * kK> {
+  using Base = Stages<(kN > 256 ? 3 : kN > 128 ? 4 : 6), (kM + kN) * kK>;
+  using Base::empty, Base::full, Base::memory, Base::next;
+  static constexpr int kBox = Accumulator<kN>::kColumns;  // rows of the weight that a copy moves
 
   // acc = rows [64 consumer, 64 consumer + 64) of the tile times the weight, over k_tiles stages. meanwhile(): once,
   // under the first products.
@@ -94,6 +103,7 @@ struct Ring {
   QWEN3_DEVICE static void skip(Slot& slot, int k_tiles) {
     for (int k = 0; k < k_tiles; ++k, next(slot)) {
       mbarrier_wait(full(slot.stage), slot.parity);
+      warp_sync();  // a lane that stayed behind could miss this phase, and the next one looks like the one before
       if (thread_index().x % 32 == 0) mbarrier_arrive(empty(slot.stage));
     }
   }

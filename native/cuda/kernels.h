@@ -237,6 +237,9 @@ void moe_experts(Stream stream, const MoeOperands& operands, const MoeShape& sha
 // The same for many rows on sm_90a, by TMA and wgmma. Products are rounded to bf16: at f32 their way to memory and back
 // would cost as much as two fifths of the matrix products.
 void moe_experts_hopper(Stream stream, const MoeOperands& operands, const MoeShape& shape, int multiprocessors);
+// The same products and bits by another kernel, which has the weight rows and not the token rows as the rows of its
+// tiles. Not measured yet: the benchmark runs both, and the slower one is to go.
+void moe_experts_hopper_swapped(Stream stream, const MoeOperands& operands, const MoeShape& shape, int multiprocessors);
 TensorMap describe_expert(const Bf16* weight, int rows, int k);  // weight: bf16 [rows, k] of one expert
 // The same for few rows; products are f32. What wrote the offsets must be waited for by the kernel launched last before
 // this, if not by an earlier one: down reads them ahead of its wait.

@@ -38,8 +38,11 @@ std::vector<int32_t> expected_choice(const std::vector<double>& scores, int top_
   return ids;
 }
 
-// The kernels of a phase: streaming for few rows, tiles for many, wgmma for many on sm_90a.
-enum class Path { kStream, kTiles, kHopper, kStreamHopper };
+// The kernels of a phase: streaming for few rows, tiles for many, wgmma for many on sm_90a, in two forms.
+enum class Path { kStream, kTiles, kHopper, kSwapped, kStreamHopper };
+bool by_wgmma(Path path) {
+  return path == Path::kHopper || path == Path::kSwapped;
+}
 
 struct Layer {
   MoeShape shape;
@@ -102,10 +105,10 @@ struct Layer {
   void run(Path path, bool combined) const {
     MoeOperands o{x.data(),       gate_up_of.data(), down_of.data(), order.data(),
                   offsets.data(), gated.data(),      products.data()};
-    if (path == Path::kHopper) {
+    if (by_wgmma(path)) {
       o.products = rounded_products.data();
       o.gate_up_maps = gate_up_maps.data(), o.down_maps = down_maps.data(), o.drawn = drawn.data();
-      moe_experts_hopper(nullptr, o, shape, multiprocessors);
+      (path == Path::kHopper ? moe_experts_hopper : moe_experts_hopper_swapped)(nullptr, o, shape, multiprocessors);
       CHECK(drawn[0] == 0 && drawn[1] == 0);
       if (combined) moe_combine(nullptr, rounded_products.data(), shares.data(), shape, out.data());
       return;
@@ -245,7 +248,7 @@ void test_layer(Random& random, Path path) {
   MoeShape shape{};
   shape.n_rows = static_cast<int>(random.between(1, path == Path::kStream ? 32 : 90));
   if (path == Path::kStreamHopper && random.between(0, 1)) shape.n_rows = static_cast<int>(random.between(1, 5));
-  const int widest = path == Path::kHopper || path == Path::kStreamHopper ? 20 : 8;  // several stages of 64
+  const int widest = by_wgmma(path) || path == Path::kStreamHopper ? 20 : 8;  // several stages of 64
   shape.hidden = 8 * static_cast<int>(random.between(1, widest));
   shape.ffn = 8 * static_cast<int>(random.between(1, widest - 2));
   shape.n_experts = 8 * static_cast<int>(random.between(1, 5));
@@ -270,7 +273,50 @@ void test_layer(Random& random, Path path) {
   moe_sort(nullptr, layer.ids.data(), shape, layer.order.data(), layer.offsets.data(), layer.load.data());
   layer.run(path, true);
   // Products rounded to bf16 carry 2^-9 / sqrt(3) each.
-  check_products(layer, before, path == Path::kHopper ? 2.5e-3 : 1e-3);
+  check_products(layer, before, by_wgmma(path) ? 2.5e-3 : 1e-3);
+}
+
+// What moe_sort does, at once.
+void sort_on_host(const Layer& layer) {
+  const int32_t* const ids = layer.ids.data();
+  std::iota(layer.order.begin(), layer.order.end(), 0);
+  std::stable_sort(layer.order.begin(), layer.order.end(), [&](int32_t a, int32_t b) { return ids[a] < ids[b]; });
+  for (const int32_t id : std::span(ids, layer.ids.size())) ++layer.load[size_t(id)];
+  layer.offsets[0] = 0;
+  for (int e = 0; e < layer.shape.n_experts; ++e)
+    layer.offsets[size_t(e) + 1] = layer.offsets[size_t(e)] + layer.load[size_t(e)];
+}
+
+// The two forms of wgmma at widths by lot, where an expert has several tiles and some have no rows: the same bits on
+// the emulation, which adds k in one order whatever the rows of a product are.
+void test_forms(Random& random) {
+  std::vector<int32_t> ids;
+  for (int32_t e = 0; e < 8; ++e) {
+    const int64_t rows = e == 0 ? random.between(193, 400) : random.between(0, 3) ? random.between(1, 192) : 0;
+    ids.insert(ids.end(), size_t(rows), e);
+  }
+  for (size_t i = ids.size() - 1; i > 0; --i) std::swap(ids[i], ids[size_t(random.between(0, int64_t(i)))]);
+  const int hidden = 8 * static_cast<int>(random.between(1, 36)), ffn = 8 * static_cast<int>(random.between(1, 18));
+  const Layer layer(random, {int(ids.size()), hidden, ffn, 8, 1, true});
+  std::copy(ids.begin(), ids.end(), layer.ids.begin());
+  for (float& share : layer.shares) share = random.uniform();
+  sort_on_host(layer);
+  const std::vector<float> before(layer.out.size());
+  std::vector<Bf16> gated, products;
+  for (const Path path : {Path::kHopper, Path::kSwapped}) {
+    std::fill(layer.gated.begin(), layer.gated.end(), Bf16{0xffff});
+    std::fill(layer.rounded_products.begin(), layer.rounded_products.end(), Bf16{0xffff});
+    std::fill(layer.out.begin(), layer.out.end(), 0.0f);
+    layer.run(path, true);
+    check_products(layer, before, 2.5e-3);
+    if (path == Path::kHopper) {
+      gated.assign(layer.gated.begin(), layer.gated.end());
+      products.assign(layer.rounded_products.begin(), layer.rounded_products.end());
+    }
+  }
+  if (!kCounted) return;
+  CHECK(std::equal(gated.begin(), gated.end(), layer.gated.begin()));
+  CHECK(std::equal(products.begin(), products.end(), layer.rounded_products.begin()));
 }
 
 // The router alone: several chunks of each class of k, more experts and ranks than layers above have; of up to 16 rows
@@ -300,27 +346,12 @@ void test_long_sort(Random& random) {
   check_sort(layer);
 }
 
-// What moe_sort does, at once.
-void sort_on_host(const Layer& layer) {
-  const int32_t* const ids = layer.ids.data();
-  std::iota(layer.order.begin(), layer.order.end(), 0);
-  std::stable_sort(layer.order.begin(), layer.order.end(), [&](int32_t a, int32_t b) { return ids[a] < ids[b]; });
-  for (const int32_t id : std::span(ids, layer.ids.size())) ++layer.load[size_t(id)];
-  layer.offsets[0] = 0;
-  for (int e = 0; e < layer.shape.n_experts; ++e)
-    layer.offsets[size_t(e) + 1] = layer.offsets[size_t(e)] + layer.load[size_t(e)];
-}
-
 // Loads as Zipf's law has them, hidden and ffn scaled down: matrix FLOPs at most 1.02 times the rows rounded up to 64
-// per expert; weights of unused experts are never read. QWEN3_LONG takes the 4,096 tokens x 8 over 128 experts of the
-// bar; hidden and ffn are as small as whole tiles allow.
+// per expert, or 16 where they are columns; weights of unused experts are never read. QWEN3_LONG takes the 4,096 tokens
+// x 8 over 128 experts of the bar; hidden and ffn are as small as whole tiles allow.
 void test_counts(Random& random, Path path, bool whole) {
-  const MoeShape shape{whole ? 4096 : 384,
-                       path == Path::kHopper ? 256 : 128,
-                       path == Path::kHopper ? 128 : 64,
-                       whole ? 128 : 32,
-                       whole ? 8 : 4,
-                       true};
+  const MoeShape shape{
+      whole ? 4096 : 384, by_wgmma(path) ? 256 : 128, by_wgmma(path) ? 128 : 64, whole ? 128 : 32, whole ? 8 : 4, true};
   Layer layer(random, shape);
   if (whole) layer.multiprocessors = 96;  // what a block did is searched again and again
   const double used = shape.n_experts - 2;
@@ -336,7 +367,8 @@ void test_counts(Random& random, Path path, bool whole) {
   const int unused[] = {shape.n_experts - 2, shape.n_experts - 1};
   CHECK(layer.load[unused[0]] == 0 && layer.load[unused[1]] == 0);
   int64_t rounded = 0;
-  for (int e = 0; e < shape.n_experts; ++e) rounded += (layer.load[e] + 63) / 64 * 64;
+  const int unit = path == Path::kSwapped ? 16 : 64;
+  for (int e = 0; e < shape.n_experts; ++e) rounded += (layer.load[e] + unit - 1) / unit * unit;
   for (const int e : unused) {  // reading them would be a fault
     layer.gate_up_of[e] = layer.down_of[e] = nullptr;
     layer.gate_up_maps[e] = layer.down_maps[e] = TensorMap{};
@@ -346,12 +378,41 @@ void test_counts(Random& random, Path path, bool whole) {
   int64_t flops = 0, conflicts = 0;
   for (const auto& c : emulate::Session::current().launches) flops += c.matrix_flops, conflicts += c.bank_conflicts;
   const double minimum = double(rounded) * 2 * (2.0 * shape.ffn * shape.hidden + double(shape.ffn) * shape.hidden);
-  std::printf("%s, %d tokens x %d over %d: FLOPs %.3f of rows rounded up to 64, %lld conflicts\n",
-              last().kernel.c_str(), shape.n_rows, shape.top_k, shape.n_experts, double(flops) / minimum,
+  std::printf("%s, %d tokens x %d over %d: FLOPs %.3f of rows rounded up to %d, %lld conflicts\n",
+              last().kernel.c_str(), shape.n_rows, shape.top_k, shape.n_experts, double(flops) / minimum, unit,
               static_cast<long long>(conflicts));
   std::fflush(stdout);
   CHECK(double(flops) <= 1.02 * minimum);
   CHECK(conflicts == 0);
+}
+
+// Loads as a step of 4,096 tokens x 8 over 128 experts has them, about 256 rows each, hidden and ffn scaled down: what
+// both forms read per tile, and which FLOPs they spend.
+void test_traffic(Random& random, bool whole) {
+  MoeShape shape{0, 256, 256, whole ? 32 : 8, 1, true};
+  std::vector<int> loads;
+  for (int e = 0; e < shape.n_experts; ++e) loads.push_back(std::max(1, int(256 + 30 * random.normal())));
+  shape.n_rows = std::accumulate(loads.begin(), loads.end(), 0);
+  const Layer layer(random, shape);
+  for (size_t e = 0, at = 0; e < loads.size(); at += size_t(loads[e++]))
+    std::fill_n(layer.ids.data() + at, loads[e], static_cast<int32_t>(e));
+  sort_on_host(layer);
+  double sectors[2], flops[2];
+  for (int form = 0; form < 2; ++form) {
+    auto& launches = emulate::Session::current().launches;
+    launches.clear();
+    layer.run(form == 0 ? Path::kHopper : Path::kSwapped, false);
+    sectors[form] = flops[form] = 0;
+    for (const auto& c : launches) {
+      sectors[form] += double(c.global_read_sectors), flops[form] += double(c.matrix_flops);
+      std::printf("%s: %d experts of about 256 rows: %lld sectors read, %lld written, %.0f MFLOP\n", c.kernel.c_str(),
+                  shape.n_experts, static_cast<long long>(c.global_read_sectors),
+                  static_cast<long long>(c.global_written_sectors), double(c.matrix_flops) * 1e-6);
+    }
+  }
+  std::printf("token rows as columns: %.3f of the sectors, %.3f of the FLOPs\n", sectors[1] / sectors[0],
+              flops[1] / flops[0]);
+  CHECK(sectors[1] < sectors[0] && flops[1] < flops[0]);
 }
 
 // Decode: only the chosen experts, every weight byte once.
@@ -397,8 +458,10 @@ int main(int argc, char** argv) {
     for (int i = 0; i < repeats; ++i) {
       test_layer(random, Path::kStream);
       test_layer(random, Path::kTiles);
-      if (has_hopper()) test_layer(random, Path::kHopper), test_layer(random, Path::kStreamHopper);
       test_router(random);
+      if (!has_hopper()) continue;
+      test_layer(random, Path::kHopper), test_layer(random, Path::kStreamHopper);
+      i % 2 ? test_layer(random, Path::kSwapped) : test_forms(random);
     }
     if (stream == 1) test_long_sort(random);
   });
@@ -406,6 +469,8 @@ int main(int argc, char** argv) {
   Random random(seed(), 1000);
   without_faults([&] { test_counts(random, Path::kTiles, whole); });
   without_faults([&] { test_counts(random, Path::kHopper, whole); });
+  without_faults([&] { test_counts(random, Path::kSwapped, whole); });
+  without_faults([&] { test_traffic(random, whole); });
   without_faults([&] { test_stream_counts(random, Path::kStream); });
   without_faults([&] { test_stream_counts(random, Path::kStreamHopper); });
   without_faults([&] { test_router_counts(random); });
