@@ -46,14 +46,16 @@ QWEN3_DEVICE void finish_head(const QkNormRope& p, int64_t row, int head) {
   float v[N];
   load_values<N>(p.qkv + (row * n_heads + head) * kHeadDim + lane * N, v);
   const bool is_q = head < heads.n_q_heads, is_v = head >= heads.n_q_heads + heads.n_kv_heads;
+  // All loads ahead of the first use of one: a trip to the L2 together, not each its own.
+  const int64_t slot = is_q ? 0 : load(p.rows.slot + row);
   if (!is_v) {
-    float sum = 0;
-    for (int i = 0; i < N; ++i) sum = fma(v[i], v[i], sum);
-    const float scale = 1.0f / square_root(warp_sum(sum) / static_cast<float>(kHeadDim) + p.eps);
     float w[N], c[N], s[N];
     load_values<N>((is_q ? p.q_norm : p.k_norm) + lane * N, w);
     load_values<N>(p.cos + row * (kHeadDim / 2) + lane % 16 * N, c);
     load_values<N>(p.sin + row * (kHeadDim / 2) + lane % 16 * N, s);
+    float sum = 0;
+    for (int i = 0; i < N; ++i) sum = fma(v[i], v[i], sum);
+    const float scale = 1.0f / square_root(warp_sum(sum) / static_cast<float>(kHeadDim) + p.eps);
     for (int i = 0; i < N; ++i) {
       const float x = v[i] * scale * w[i];
       const float other = shuffle_xor(x, 16);
@@ -65,7 +67,6 @@ QWEN3_DEVICE void finish_head(const QkNormRope& p, int64_t row, int head) {
     return;
   }
   const int kv_head = (head - heads.n_q_heads) % heads.n_kv_heads;
-  const int64_t slot = load(p.rows.slot + row);
   const int64_t at = ((slot / 64) * heads.n_kv_heads + kv_head) * 64 + slot % 64;
   store_bf16<N>((is_v ? p.cache.values : p.cache.keys) + at * kHeadDim + lane * N, v);
 }
