@@ -5,11 +5,23 @@
 namespace qwen3::cuda {
 namespace {
 
-void add_decode(AttentionSchedule& schedule, const AttentionSequence& s, int32_t token) {
+// From which position on this step writes the keys of a sequence that decodes: its own rows, or, where they are drafts
+// behind the end of a prompt, the rows that are prefilled as a sequence of their own. What a step writes has one owner.
+int32_t first_written(std::span<const StepSequence> sequences, const StepSequence& s) {
+  const int32_t begin = s.position_begin, last = (begin - 1) / kBlockSize;
+  for (const StepSequence& other : sequences) {
+    if (other.decode || other.n_rows == 0 || other.position_begin + other.n_rows != begin) continue;
+    if (other.block_table[static_cast<size_t>(last)] == s.block_table[static_cast<size_t>(last)])
+      return other.position_begin;
+  }
+  return begin;
+}
+
+void add_decode(AttentionSchedule& schedule, const AttentionSequence& s, int32_t token, int32_t new_begin) {
   const int32_t n_keys = s.position_begin + token + 1;
   const int32_t size = split_keys(n_keys), n_splits = (n_keys + size - 1) / size;
   for (int32_t i = 0; i < n_splits; ++i) {
-    schedule.decode.push_back({s.row_begin + token, s.row_begin, s.table_begin, s.position_begin, i * size,
+    schedule.decode.push_back({s.row_begin + token, s.row_begin, s.table_begin, new_begin, i * size,
                                std::min((i + 1) * size, n_keys), n_splits > 1 ? schedule.n_partials++ : -1,
                                static_cast<int16_t>(i), static_cast<int16_t>(n_splits)});
   }
@@ -56,6 +68,7 @@ void schedule_attention(std::span<const StepSequence> sequences, const HeadShape
   out.sequences.clear(), out.block_table.clear(), out.prefill.clear(), out.decode.clear();
   out.n_partials = 0;
   const int32_t tile_tokens = prefill_tile_tokens(heads);
+  const bool mixed = std::any_of(sequences.begin(), sequences.end(), [](const StepSequence& s) { return !s.decode; });
   for (size_t i = 0; i < sequences.size(); ++i) {
     const StepSequence& s = sequences[i];
     const auto id = static_cast<int32_t>(i);
@@ -64,7 +77,9 @@ void schedule_attention(std::span<const StepSequence> sequences, const HeadShape
     out.block_table.insert(out.block_table.end(), s.block_table.begin(),
                            s.block_table.begin() + static_cast<std::ptrdiff_t>(n_blocks));
     if (!s.decode) add_prefill(out, id, s, tile_tokens);
-    for (int32_t token = 0; s.decode && token < s.n_rows; ++token) add_decode(out, out.sequences.back(), token);
+    const int32_t new_begin = s.decode && mixed ? first_written(sequences, s) : s.position_begin;
+    for (int32_t token = 0; s.decode && token < s.n_rows; ++token)
+      add_decode(out, out.sequences.back(), token, new_begin);
   }
   // Not std::stable_sort, which allocates: ties in the order of the rows and keys.
   const auto longer = [](const DecodeTile& a, const DecodeTile& b) {

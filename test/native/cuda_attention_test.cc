@@ -228,11 +228,15 @@ void test_alone(Random& random, bool hopper) {
   }
 }
 
-// A sequence that decodes `rows` rows (drafts) from `position` on, behind the kernel that appends their keys and
-// values: what it writes is waited for, what is older is not. The cache holds NaN where they will be.
-void test_behind_append(Random& random, const HeadShape& heads, int rows, int position) {
+// A sequence from `position` on behind the kernel that appends the keys and values of its rows: what that writes is
+// waited for, what is older is not. The cache holds NaN where they will be. The last `decoded` rows decode (drafts);
+// the others, if any, are prefilled in the same step.
+void test_behind_append(Random& random, const HeadShape& heads, int rows, int position, int decoded) {
   Step step(random, heads, {{rows, position}});
-  step.sequences[0].decode = true;
+  step.sequences[0].n_rows -= decoded;
+  const int first = rows - decoded;
+  step.sequences.push_back({first, decoded, position + first, step.tables[0], 0, true});
+  if (first == 0) step.sequences.erase(step.sequences.begin());
   const int d = heads.head_dim, width = (heads.n_q_heads + 2 * heads.n_kv_heads) * d, half = d / 2;
   const auto n = static_cast<size_t>(rows);
   DeviceArray<float> qkv(n * static_cast<size_t>(width)), q_norm(static_cast<size_t>(d)),
@@ -262,11 +266,12 @@ void test_behind_append(Random& random, const HeadShape& heads, int rows, int po
   qk_norm_rope_append(nullptr, raw, rows);
   AttentionSchedule schedule;
   schedule_attention(step.sequences, heads, schedule);
-  CHECK(schedule.prefill.empty());
+  CHECK(schedule.prefill.empty() == (first == 0));
   const DeviceWork work(step, std::move(schedule), 1);
   run_attention(step, work);
   const std::string what = std::to_string(rows) + " rows, position " + std::to_string(position);
   check_output(step, "attention behind append, " + what);
+  if (first > 0) return;
   // Straight from the projection: the same bits, in the cache too.
   const std::vector<Bf16> out(step.out->begin(), step.out->end()), keys(step.keys->begin(), step.keys->end()),
       values(step.values->begin(), step.values->end());
@@ -283,11 +288,16 @@ void test_behind_append(Random& random, const HeadShape& heads, int rows, int po
 // Blocks of 64 keys, taken by two warps in turn, splits of 256: the step's rows at the beginning, the end and in the
 // middle of either warp's first block and of a later one, and across the border of two blocks, warps or splits.
 void test_behind_append(Random& random) {
-  for (const int position : {0, 63, 64, 100, 200, 256 + 64 + 20}) test_behind_append(random, {4, 2, 128}, 1, position);
-  for (const int position : {61, 126, 254, 256 + 62, 256 + 126}) test_behind_append(random, {2, 1, 64}, 4, position);
+  for (const int position : {0, 63, 64, 100, 200, 256 + 64 + 20})
+    test_behind_append(random, {4, 2, 128}, 1, position, 1);
+  for (const int position : {61, 126, 254, 256 + 62, 256 + 126}) test_behind_append(random, {2, 1, 64}, 4, position, 4);
+  // Drafts behind a prompt of this step, whose keys are nobody's old ones.
+  for (const int prompt : {20, 70, 200}) test_behind_append(random, {4, 2, 64}, prompt + 3, prompt / 2, 3);
   constexpr int kDims[] = {32, 64, 128};
   const HeadShape heads{static_cast<int>(random.between(1, 16)), 1, kDims[random.between(0, 2)]};
-  test_behind_append(random, heads, static_cast<int>(random.between(1, 8)), static_cast<int>(random.between(0, 600)));
+  const int rows = static_cast<int>(random.between(1, 8));
+  test_behind_append(random, heads, rows, static_cast<int>(random.between(0, 600)),
+                     static_cast<int>(random.between(1, rows)));
 }
 
 // The most splits that a row has, over keys of few numbers, so that the float64 reference is cheap. A launch whose
