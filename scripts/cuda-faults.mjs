@@ -248,7 +248,7 @@ const faults = [
   [
     'heads joined from those beside them',
     'attention_decode',
-    'attention_decode.cu',
+    'decode_columns.h',
     'row.stride * i + (first + h * kWarps) * partial_stride',
     'row.stride * i + (first + h) * partial_stride',
     'cuda_attention_test',
@@ -378,7 +378,7 @@ const faults = [
   [
     'splits joined without a fence',
     'attention_decode',
-    'attention_decode.cu',
+    'decode_columns.h',
     /thread_fence\(\); {2}\/\/ what the others wrote/,
     '',
     'cuda_attention_test',

@@ -46,6 +46,11 @@ void StepTables::plan(const qwen3_cuda_batch& batch) {
     for (int32_t i = 0; i < batch.n_sequences; ++i) {
       const qwen3_cuda_sequence& s = batch.sequences[i];
       if (s.n_rows == 0 || (s.decode && !one_class_) != decode) continue;
+      if (decode && s.n_rows > kMostDecodeRows) {
+        throw Error(ErrorCode::kInternal, "a sequence decodes " + std::to_string(s.n_rows) +
+                                              " rows in one step, at most " + std::to_string(kMostDecodeRows) +
+                                              " can be");
+      }
       sequences_.push_back({static_cast<int32_t>(row_of_.size()),
                             s.n_rows,
                             s.position_begin,

@@ -291,6 +291,7 @@ void test_behind_append(Random& random) {
   for (const int position : {0, 63, 64, 100, 200, 256 + 64 + 20})
     test_behind_append(random, {4, 2, 128}, 1, position, 1);
   for (const int position : {61, 126, 254, 256 + 62, 256 + 126}) test_behind_append(random, {2, 1, 64}, 4, position, 4);
+  for (const int position : {63, 192 + 30}) test_behind_append(random, {1, 1, 32}, kMostDecodeRows, position, 65);
   // Drafts behind a prompt of this step, whose keys are nobody's old ones.
   for (const int prompt : {20, 70, 200}) test_behind_append(random, {4, 2, 64}, prompt + 3, prompt / 2, 3);
   constexpr int kDims[] = {32, 64, 128};
