@@ -271,10 +271,11 @@ decode_kernel(QWEN3_GRID_CONSTANT const DecodeInputs in, DecodeWork work, Decode
 template <int kHeadDim, bool kRaw>
 void run_decode(Stream stream, const DecodeInputs& in, const DecodeWork& work, const DecodeOutputs& to) {
   const bool few = in.heads.n_q_heads / in.heads.n_kv_heads <= 8;
-  constexpr int kCopies = (kWarps * kWarpElements<kHeadDim> + (kRaw ? 16 * kQueryStride<kHeadDim> : 0)) * 2;
+  const int queries = kRaw ? (few ? 8 : 16) * kQueryStride<kHeadDim> : 0;
+  const int copies = (kWarps * kWarpElements<kHeadDim> + queries) * 2;
   constexpr int kJoined = kWarps * 16 * (kJoinStride<kHeadDim> + 2) * 4;
   const LaunchShape shape{
-      {work.n_tiles * in.heads.n_kv_heads, 1, 1}, {kThreads, 1, 1}, kCopies > kJoined ? kCopies : kJoined, true};
+      {work.n_tiles * in.heads.n_kv_heads, 1, 1}, {kThreads, 1, 1}, copies > kJoined ? copies : kJoined, true};
   launch(stream, "attention_decode", few ? decode_kernel<kHeadDim, 1, kRaw> : decode_kernel<kHeadDim, 2, kRaw>, shape,
          in, work, to);
 }

@@ -20,8 +20,9 @@ constexpr int kConsumerWarps = kConsumers / 32;
 constexpr int kMostStages = 16;
 constexpr int kHeaderBytes = 1024;  // barriers; keeps the stages on the 1,024 bytes of the swizzle's pattern
 constexpr int kConsumerBarrier = 1;
-// Shared memory of a block, in bytes: a multiprocessor has 228 KB, of which the driver takes one for each block.
-constexpr int kHalfShared = 113 * 1024, kMostOfShared = 160 * 1024, kWholeShared = 227 * 1024;
+// Shared memory of a block, in bytes: a multiprocessor has 228 KB, of which the driver takes one for each block. The
+// second leaves room for a block of the attention of up to 8 q heads per KV head: 67 KB.
+constexpr int kHalfShared = 113 * 1024, kMostOfShared = 159 * 1024, kWholeShared = 227 * 1024;
 static_assert(kThreads == 352);
 
 // Where a thread belongs: consumers first, so that they are the threads of norm.h.
