@@ -44,9 +44,9 @@ const faults = [
   ],
   [
     'a counter that is not put back',
-    'linear_stream',
-    'linear_stream.cu',
-    'if (thread == 0) store(fusion.arrived + head, 0);',
+    'linear_stream_hopper',
+    'stream_hopper.h',
+    'if (last) store(counter, 0);',
     '',
     'cuda_stream_test',
   ],
