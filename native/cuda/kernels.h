@@ -172,8 +172,8 @@ int partial_elements(const HeadShape& heads);  // of one partial result
 void attention_decode(Stream stream, const Bf16* q, const KvLayer& cache, const DecodeWork& work,
                       const HeadShape& heads, float* partials, int32_t* arrived, Bf16* out);
 // The same for a step of rows that decode alone, straight from the projection: does what qk_norm_rope_append does as
-// well, with the same bits; raw.q_out and raw.rows are not used. At most kMostDecodeRows rows of a sequence, a token and
-// the most drafts that there can be: their keys are in the last two blocks of the cache.
+// well, with the same bits; raw.q_out and raw.rows are not used. At most kMostDecodeRows rows of a sequence, a token
+// and the most drafts that there can be: their keys are in the last two blocks of the cache.
 constexpr int kMostDecodeRows = 65;
 void attention_decode(Stream stream, const QkNormRope& raw, const DecodeWork& work, float* partials, int32_t* arrived,
                       Bf16* out);
