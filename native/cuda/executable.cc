@@ -62,7 +62,7 @@ DeviceExecutable::DeviceExecutable(Stream loading, const DeviceDescription& devi
       one_class_(one_class),
       described_(p.buffers, p.buffers + p.n_buffers),
       weights_(std::move(weights)),
-      // About eight blocks of two warps are on a multiprocessor at a time.
+      // Three blocks of two warps are on a multiprocessor at a time; more even out tiles of different lengths.
       tables_(heads_, one_class, (8 * multiprocessors_ + p.n_kv_heads - 1) / p.n_kv_heads,
               hopper_ && prefill_on_hopper(heads_) ? multiprocessors_ : 0) {
   check_supported(p);
