@@ -19,6 +19,7 @@
 // The splits of a row, at most 64 (schedule.h), are joined in the same launch by the block that arrives last, in the
 // order of the keys, whoever that is. K and V pass the L2 without displacing the results that wait there.
 
+#include "cuda/arrival.h"
 #include "cuda/decode_columns.h"
 #include "cuda/qk_norm_rope.h"
 
@@ -64,37 +65,40 @@ QWEN3_DEVICE void copy_rows(Shared<Bf16> keys, Shared<Bf16> values, const KvLaye
 template <int kHeadDim, int N>
 QWEN3_DEVICE void put_values(Shared<Bf16> tile, int row, const float (&v)[N]) {
   const int column = thread_index().x % 32 * N;
-  const auto to = tile + (at<kHeadDim>(row, column / 8) + column % 8);
-  if constexpr (N == 4) {
-    to.template as<Words2>().store(0, {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])});
-  } else if constexpr (N == 2) {
-    to.template as<uint32_t>().store(0, pack_bf16(v[0], v[1]));
-  } else {
-    to.store(0, static_cast<Bf16>(pack_bf16(v[0], 0.0f)));
-  }
+  store_bf16<N>(tile + (at<kHeadDim>(row, column / 8) + column % 8), v);
 }
 
 // By one warp: K and V of rows [begin, end) of the block of 64 keys from key0 on, all of them new, into the tiles;
-// those of the tile's own row into the cache as well. block: of the cache.
-template <int kHeadDim>
+// those of the tile's own row into the cache as well. block: of the cache. kAtOnce: rows (drafts) asked for together;
+// two tiles of heads leave registers for one.
+template <int kHeadDim, int kAtOnce>
 QWEN3_DEVICE void put_new_rows(const QkNormRope& raw, const DecodeTile& tile, int kv_head, Shared<Bf16> keys,
                                Shared<Bf16> values, const KvLayer& block, int key0, int begin, int end) {
   constexpr int N = kHeadDim / 32;
   const int lane = thread_index().x % 32, k_head = raw.heads.n_q_heads + kv_head;
+  float weight[N];
+  load_values<N>(raw.k_norm + lane * N, weight);
   QWEN3_ROLLED
-  for (int i = begin; i < end; ++i) {
-    const int row = tile.new_row + (key0 + i - tile.new_begin);
-    float k[N], v[N], weight[N], c[N], s[N];
-    load_head<N>(raw, row, k_head, k);
-    load_head<N>(raw, row, k_head + raw.heads.n_kv_heads, v);
-    load_angles<N>(raw, row, c, s);
-    load_values<N>(raw.k_norm + lane * N, weight);
-    norm_and_rotate<N>(k, weight, c, s, raw.eps);
-    put_values<kHeadDim, N>(keys, i, k);
-    put_values<kHeadDim, N>(values, i, v);
-    if (row != tile.row) continue;
-    store_bf16<N>(block.keys + i * kHeadDim + lane * N, k);
-    store_bf16<N>(block.values + i * kHeadDim + lane * N, v);
+  for (int first = begin; first < end; first += kAtOnce) {
+    float k[kAtOnce][N], v[kAtOnce][N], c[kAtOnce][N], s[kAtOnce][N];
+    const int first_row = tile.new_row + (key0 + first - tile.new_begin);
+    QWEN3_UNROLL
+    for (int u = 0; u < kAtOnce; ++u) {
+      if (first + u >= end) break;
+      load_head<N>(raw, first_row + u, k_head, k[u]);
+      load_head<N>(raw, first_row + u, k_head + raw.heads.n_kv_heads, v[u]);
+      load_angles<N>(raw, first_row + u, c[u], s[u]);
+    }
+    QWEN3_UNROLL
+    for (int u = 0; u < kAtOnce; ++u) {
+      if (first + u >= end) break;
+      norm_and_rotate<N>(k[u], weight, c[u], s[u], raw.eps);
+      put_values<kHeadDim, N>(keys, first + u, k[u]);
+      put_values<kHeadDim, N>(values, first + u, v[u]);
+      if (first_row + u != tile.row) continue;
+      store_bf16<N>(block.keys + (first + u) * kHeadDim + lane * N, k[u]);
+      store_bf16<N>(block.values + (first + u) * kHeadDim + lane * N, v[u]);
+    }
   }
 }
 
@@ -118,14 +122,7 @@ struct RawQueries {
       const int head = thread_index().x / 32 + i * kWarps;
       if (head >= group) break;
       norm_and_rotate<N>(v[i], weight, c, s, raw.eps);
-      const auto at = to + head * kQueryStride<kHeadDim> + thread_index().x % 32 * N;
-      if constexpr (N == 4) {
-        at.template as<Words2>().store(0, {pack_bf16(v[i][0], v[i][1]), pack_bf16(v[i][2], v[i][3])});
-      } else if constexpr (N == 2) {
-        at.template as<uint32_t>().store(0, pack_bf16(v[i][0], v[i][1]));
-      } else {
-        at.store(0, static_cast<Bf16>(pack_bf16(v[i][0], 0.0f)));
-      }
+      store_bf16<N>(to + (head * kQueryStride<kHeadDim> + thread_index().x % 32 * N), v[i]);
     }
   }
 };
@@ -179,7 +176,8 @@ QWEN3_DEVICE void decode_tile(const DecodeTile& tile, int kv_head, const DecodeI
   if constexpr (kRaw) {
     RawQueries<kHeadDim, kTiles> queries;
     queries.load(in.raw, tile.row, kv_head * group, group);
-    put_new_rows<kHeadDim>(in.raw, tile, kv_head, keys, values, newest, last * kKeys, n_old, n_keys);
+    put_new_rows<kHeadDim, kTiles == 1 ? 4 : 1>(in.raw, tile, kv_head, keys, values, newest, last * kKeys, n_old,
+                                                n_keys);
     queries.put(in.raw, q, group);
     block_sync();
   } else {
@@ -187,7 +185,11 @@ QWEN3_DEVICE void decode_tile(const DecodeTile& tile, int kv_head, const DecodeI
       copy_rows<kHeadDim>(keys, values, newest, n_old, n_keys, lane);
       cp_async_commit();
     }
-    columns.load_q(in.q + (row * heads.n_q_heads + kv_head * group) * kHeadDim, group);
+    // Straight from memory: at most 16 rows once per split are not worth a stage.
+    const Bf16* const from = in.q + (row * heads.n_q_heads + kv_head * group) * kHeadDim;
+    columns.load_q(group, [&](int head, int column) {
+      return load(reinterpret_cast<const uint32_t*>(from + head * kHeadDim + column));
+    });
     if (n_old < n_keys) cp_async_wait<0>();  // one group more than the loop waits for
   }
   // Blocks ahead of the last one are full.
@@ -201,8 +203,12 @@ QWEN3_DEVICE void decode_tile(const DecodeTile& tile, int kv_head, const DecodeI
   const float scale = score_scale(kHeadDim);
   for (int block = first < end ? last : first - 1; block >= first; block -= kWarps) {
     cp_async_wait<1>();
-    warp_sync();                                   // K is there for all lanes
-    if constexpr (kRaw) columns.load_q(q, group);  // each time: two tiles of q beside the rest are too many registers
+    warp_sync();           // K is there for all lanes
+    if constexpr (kRaw) {  // each time: two tiles of q beside the rest are too many registers
+      columns.load_q(group, [&](int head, int column) {
+        return (q + (head * kQueryStride<kHeadDim> + column)).template as<uint32_t>().load();
+      });
+    }
     float s[kTiles][4][4];
     columns.scores(keys, s);
     warp_sync();
@@ -245,7 +251,9 @@ QWEN3_DEVICE void decode_tile(const DecodeTile& tile, int kv_head, const DecodeI
   if (alone) return;
   const int64_t stride = static_cast<int64_t>(heads.n_q_heads) * partial_stride(kHeadDim);
   const int64_t first_partial = tile.partial - tile.split;
-  if (!last_to_arrive(outputs.arrived + first_partial * heads.n_kv_heads + kv_head, tile.n_splits)) return;
+  if (!last_to_arrive(outputs.arrived + first_partial * heads.n_kv_heads + kv_head, tile.n_splits,
+                      shared_memory<int32_t>(0), [] { block_sync(); }))
+    return;
   join_row<kHeadDim, kTiles == 1 ? 16 : 8>({partial - stride * tile.split, out, group, stride}, tile.n_splits);
 }
 

@@ -14,17 +14,15 @@ DeviceCache::DeviceCache(const qwen3_cuda_program& p, int64_t n_blocks)
       n_kv_heads_(p.n_kv_heads),
       head_dim_(p.head_dim),
       n_blocks_(n_blocks),
-      pools_(static_cast<size_t>(checked_mul(block_bytes(p), n_blocks + 1))),
-      stream_(create_stream()) {
-  poison_block(padding_block());  // nobody may read it
-}
+      pools_(static_cast<size_t>(checked_mul(block_bytes(p), n_blocks))),
+      stream_(create_stream()) {}
 
 DeviceCache::~DeviceCache() {
   destroy_stream(stream_);
 }
 
 KvLayer DeviceCache::layer(int32_t i) const {
-  const int64_t pool = (n_blocks_ + 1) * n_kv_heads_ * head_elements();
+  const int64_t pool = n_blocks_ * n_kv_heads_ * head_elements();
   Bf16* keys = pools_.as<Bf16>() + 2 * i * pool;
   return {keys, keys + pool};
 }

@@ -6,8 +6,8 @@
 
 namespace qwen3::cuda {
 
-// K and V pools of every layer, bf16 [n_blocks + 1, n_kv_heads, 64, head_dim] each; the last block takes what padding
-// rows write. It owns the stream of everything that touches it: steps, copies and poison are ordered by being there.
+// K and V pools of every layer, bf16 [n_blocks, n_kv_heads, 64, head_dim] each. It owns the stream of everything that
+// touches it: steps, copies and poison are ordered by being there.
 class DeviceCache {
  public:
   DeviceCache(const qwen3_cuda_program& program, int64_t n_blocks);
@@ -18,7 +18,6 @@ class DeviceCache {
   void poison_block(int32_t block);
   KvLayer layer(int32_t i) const;
   int64_t n_blocks() const { return n_blocks_; }
-  int32_t padding_block() const { return static_cast<int32_t>(n_blocks_); }
   Stream stream() const { return stream_; }
   static int64_t block_bytes(const qwen3_cuda_program& program);
 
@@ -26,7 +25,7 @@ class DeviceCache {
   int64_t head_elements() const { return int64_t{64} * head_dim_; }
   int32_t n_layers_, n_kv_heads_, head_dim_;
   int64_t n_blocks_;
-  DeviceBuffer pools_;  // [n_layers, 2, n_blocks + 1, n_kv_heads, 64, head_dim]
+  DeviceBuffer pools_;  // [n_layers, 2, n_blocks, n_kv_heads, 64, head_dim]
   Stream stream_;
 };
 

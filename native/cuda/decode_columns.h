@@ -4,6 +4,7 @@
 // one warp, and the join of the splits of a row.
 
 #include "cuda/attention.h"
+#include "cuda/vectors.h"
 
 namespace qwen3::cuda::attention {
 
@@ -34,8 +35,9 @@ struct Columns {
       for (int h = 0; h < 2; ++h) largest[n][h] = bits_as_f32(0xff800000u), sum[n][h] = 0;
     }
   }
-  // Straight from memory: at most 16 rows once per split are not worth a stage.
-  QWEN3_DEVICE void load_q(const Bf16* from, int group) {
+  // Two neighbouring columns of a head: pair(head, column).
+  template <class Pair>
+  QWEN3_DEVICE void load_q(int group, Pair pair) {
     const int g = thread_index().x % 32 / 4, t = thread_index().x % 4;
     QWEN3_UNROLL
     for (int n = 0; n < kTiles; ++n) {
@@ -43,24 +45,8 @@ struct Columns {
       for (int step = 0; step < kHeadDim / 16; ++step) {
         QWEN3_UNROLL
         for (int r = 0; r < 2; ++r) {
-          const int head = n * 8 + g, column = step * 16 + t * 2 + r * 8;
-          q[n][step][r] = head < group ? load(reinterpret_cast<const uint32_t*>(from + head * kHeadDim + column)) : 0u;
-        }
-      }
-    }
-  }
-  // The same from shared memory, heads kQueryStride apart.
-  QWEN3_DEVICE void load_q(Shared<Bf16> from, int group) {
-    const int g = thread_index().x % 32 / 4, t = thread_index().x % 4;
-    QWEN3_UNROLL
-    for (int n = 0; n < kTiles; ++n) {
-      QWEN3_UNROLL
-      for (int step = 0; step < kHeadDim / 16; ++step) {
-        QWEN3_UNROLL
-        for (int r = 0; r < 2; ++r) {
-          const int head = n * 8 + g, column = step * 16 + t * 2 + r * 8;
-          q[n][step][r] =
-              head < group ? (from + head * kQueryStride<kHeadDim> + column).template as<uint32_t>().load() : 0u;
+          const int head = n * 8 + g;
+          q[n][step][r] = head < group ? pair(head, step * 16 + t * 2 + r * 8) : 0u;
         }
       }
     }
@@ -167,45 +153,6 @@ struct Columns {
 
 // --- the splits of a row ---
 
-template <int N>
-QWEN3_DEVICE void load_columns(const float* from, float (&v)[N]) {
-  if constexpr (N == 4) {
-    const Float4 x = load(reinterpret_cast<const Float4*>(from));
-    v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
-  } else if constexpr (N == 2) {
-    const Float2 x = load(reinterpret_cast<const Float2*>(from));
-    v[0] = x.x, v[1] = x.y;
-  } else {
-    v[0] = load(from);
-  }
-}
-
-template <int N>
-QWEN3_DEVICE void store_columns(Bf16* to, const float (&v)[N]) {
-  if constexpr (N == 4) {
-    store(reinterpret_cast<Words2*>(to), {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])});
-  } else if constexpr (N == 2) {
-    store(reinterpret_cast<uint32_t*>(to), pack_bf16(v[0], v[1]));
-  } else {
-    store(to, static_cast<Bf16>(pack_bf16(v[0], 0.0f)));
-  }
-}
-
-// Whether this block is the last of n to come here; then it sees what the others wrote, and the counter is 0 again.
-QWEN3_DEVICE bool last_to_arrive(int32_t* counter, int n) {
-  const auto answer = shared_memory<int32_t>(0);
-  thread_fence();
-  block_sync();  // all have written, and nobody reads this memory any more
-  if (thread_index().x == 0) {
-    const bool last = atomic_add(counter, 1) == n - 1;
-    thread_fence();  // what the others wrote
-    if (last) store(counter, 0);
-    answer.store(0, last ? 1 : 0);
-  }
-  block_sync();
-  return answer.load() == 1;
-}
-
 // Where the results of the q heads of one KV head of one row lie, and where they go.
 struct SplitRow {
   float* results;  // of split 0, the first q head: [n_splits, n_q_heads, kHeadDim + 8]
@@ -235,7 +182,7 @@ QWEN3_DEVICE void join_splits(const SplitRow& row, int n) {
         for (int u = 0; u < kSplits; ++u) {
           QWEN3_UNROLL
           for (int j = 0; j < N; ++j) v[h][u][j] = 0;
-          if (first + h * kWarps < row.group && i + u < n) load_columns<N>(results(h, i + u) + lane * N, v[h][u]);
+          if (first + h * kWarps < row.group && i + u < n) load_values<N>(results(h, i + u) + lane * N, v[h][u]);
         }
       }
     };
@@ -286,7 +233,7 @@ QWEN3_DEVICE void join_splits(const SplitRow& row, int n) {
       if (r >= row.group) break;
       QWEN3_UNROLL
       for (int j = 0; j < N; ++j) o[h][j] /= sum[h];
-      store_columns<N>(row.out + r * kHeadDim + lane * N, o[h]);
+      store_bf16<N>(row.out + r * kHeadDim + lane * N, o[h]);
     }
   }
 }

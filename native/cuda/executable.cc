@@ -159,8 +159,11 @@ void DeviceExecutable::find_fusions() {
     // The router writes the normalised rows; the products do not.
     if (before.kind == kRmsNorm && before.out == op.x && (op.kind == kMoe || (product && !read_again(i, op.x))))
       ops_[i].norm = static_cast<int32_t>(i) - 1;
-    if (before.kind == kQkNormRope && op.kind == kAttention && before.out == op.x)
-      ops_[i].heads = static_cast<int32_t>(i) - 1;
+    if (op.kind != kAttention) continue;
+    // Padding rows of a graph have no place in the cache: nothing but the attention may append there.
+    if (before.kind != kQkNormRope || before.out != op.x)
+      throw Error(ErrorCode::kInternal, "attention without QK-Norm and RoPE ahead of it");
+    ops_[i].heads = static_cast<int32_t>(i) - 1;
   }
 }
 
@@ -170,7 +173,8 @@ void DeviceExecutable::make_expert_buffers(Stream loading, int64_t assignments, 
   offsets_ = DeviceBuffer(static_cast<size_t>(n_experts_ + 1) * 4);
   gated_ = DeviceBuffer(n * static_cast<size_t>(widest) * 2);
   products_ = DeviceBuffer(n * static_cast<size_t>(hidden_) * 4);
-  fill_bytes(loading, products_.as<void>(), 0, products_.bytes());  // padding rows add them
+  for (const DeviceBuffer* added : {&products_, &shares_})  // by padding rows, too
+    fill_bytes(loading, added->as<void>(), 0, added->bytes());
   route_scores_ = DeviceBuffer(static_cast<size_t>(kMoeFewRows) * static_cast<size_t>(n_experts_) * 4);
   route_arrived_ = DeviceBuffer(4);
   fill_bytes(loading, route_arrived_.as<void>(), 0, route_arrived_.bytes());
@@ -358,7 +362,7 @@ void DeviceExecutable::start(const qwen3_cuda_batch& batch, const qwen3_cuda_sam
   const int bucket = bucket_of(batch, turn.wants_logprobs);
   make_room(batch, sampling, bucket);
   if (turn.wants_logprobs) reserve_logprobs(turn, batch.n_logits);
-  tables_.upload(batch, sampling, bucket, cache.padding_block(), next_, ahead_.get());
+  tables_.upload(batch, sampling, bucket, next_, ahead_.get());
   record(turn.uploaded.get(), ahead_.get());
   wait_on(stream_, turn.uploaded.get());
   if (bucket == 0 || !run_graph(bucket, cache)) {
@@ -423,7 +427,7 @@ void DeviceExecutable::run(const qwen3_cuda_batch& batch, DeviceCache& cache, fl
   use(cache);
   tables_.plan(batch);
   make_room(batch, nullptr, 0);
-  tables_.upload(batch, nullptr, 0, cache.padding_block(), next_, stream_);
+  tables_.upload(batch, nullptr, 0, next_, stream_);
   view_ = tables_.view(batch, next_), turn_ = next_;
   Turn& turn = this->turn(next_);
   turn.n_tokens = 0, turn.wants_logprobs = false;

@@ -70,7 +70,7 @@ typedef struct {
 /* ops/step.h as plain data. */
 typedef struct {
   int32_t row_begin, n_rows, position_begin, rope_table;
-  int32_t decode;
+  int32_t decode; /* then n_rows is at most 65 */
   int32_t n_blocks;
   const int32_t* block_table;
 } qwen3_cuda_sequence;

@@ -4,6 +4,7 @@
 // One multiprocessor would read the router's matrix alone: a block takes 8 experts, and the last one to finish selects
 // and sorts. The warps take a class of k each, straight from memory into fragments; their sums are joined in order.
 
+#include "cuda/arrival.h"
 #include "cuda/moe_route.h"
 #include "cuda/norm.h"
 
@@ -121,7 +122,6 @@ template <bool kNorm>
 QWEN3_KERNEL_OF(kThreads, 2)
 route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to, RouteNorm norm, NormLayout layout) {
   const auto scores = shared_memory<float>(0), sums = scores + kFewRows * kScoreStride;
-  const auto last = shared_memory<int32_t>(0);
   const int thread = thread_index().x, e0 = block_index().x * 8;
   grid_dependency_launch();
   if constexpr (kNorm) fetch_norm_weight(norm.weight, layout, shape.hidden);
@@ -147,20 +147,10 @@ route_few_kernel(const Bf16* x, const Bf16* router, MoeShape shape, RouteFew to,
     store(to.scores + thread / 8 * shape.n_experts + e0 + thread % 8,
           scores.load(thread / 8 * kScoreStride + thread % 8));
   }
-  thread_fence();
-  block_sync();
-  if (thread == 0) {
-    last.store(0, atomic_add(to.arrived, 1) == grid_dim().x - 1 ? 1 : 0);
-    thread_fence();  // the other blocks' scores
-  }
-  block_sync();
-  const bool mine = last.load() == 1;
-  block_sync();
-  if (!mine) return;
+  if (!last_to_arrive(to.arrived, grid_dim().x, shared_memory<int32_t>(0), [] { block_sync(); })) return;
   for (int i = thread; i < n_rows * shape.n_experts; i += kThreads) {
     scores.store(i / shape.n_experts * kScoreStride + i % shape.n_experts, load(to.scores + i));
   }
-  if (thread == 0) store(to.arrived, 0);
   block_sync();
   const auto ids = sums.as<int32_t>();
   for (int row = thread / 32; row < n_rows; row += kWarps) {

@@ -122,11 +122,12 @@ moe_stream_hopper_kernel(QWEN3_GRID_CONSTANT const Product p, int stages) {
   if (!p.down) {
     prefetch_maps(p);
     grid_dependency_wait();
-    grid_dependency_launch();
+    grid_dependency_launch();  // not earlier: that is how down knows that the offsets are there
   }
   if (thread_index().x < 32) chosen.find(p.offsets, p.n_experts);
   block_sync();
-  if (p.down && !is_weight_thread()) {
+  // Whole warps: the neighbours of the weight thread would hold it back.
+  if (p.down && (is_consumer() || is_row_copier())) {
     grid_dependency_wait();
     grid_dependency_launch();
   }

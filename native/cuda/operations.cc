@@ -112,7 +112,7 @@ void DeviceExecutable::launch_attention(const Operation& op, DeviceCache& cache)
   }
   const KvLayer layer = cache.layer(o.layer);
   if (hopper_ && prefill_on_hopper(heads_)) {
-    attention_prefill_hopper(stream_, bf16(o.x), layer, cache.n_blocks() + 1, view_.prefill, heads_, view_.n_rows,
+    attention_prefill_hopper(stream_, bf16(o.x), layer, cache.n_blocks(), view_.prefill, heads_, view_.n_rows,
                              multiprocessors_, bf16(o.out));
   } else {
     attention_prefill(stream_, bf16(o.x), layer, view_.prefill, heads_, bf16(o.out));

@@ -9,6 +9,7 @@
 // multiplied in one go whatever the number of rows, and no register holds it. Two warps copy the rows' 64 k of a stage
 // beside it, by cp.async into the swizzle, so that rows may be gathered. Two warpgroups multiply, 64 weight rows each.
 
+#include "cuda/arrival.h"
 #include "cuda/gemm.h"
 
 namespace qwen3::cuda::stream_hopper {
@@ -167,22 +168,9 @@ QWEN3_DEVICE Float2 exchange(float v0, float v1) {
   return odd ? Float2{other, v1} : Float2{v0, other};
 }
 
-// Whether this block is the last of n whose consumers come here: then they see what those of the others wrote, and the
-// counter is 0 again. Every consumer calls it.
+// Whether this block is the last of n whose consumers come here (arrival.h).
 QWEN3_DEVICE bool last_to_arrive(int32_t* counter, int n) {
-  const auto answer = shared_memory<int32_t>(kMostStages * 16);
-  thread_fence();
-  consumer_sync();
-  if (thread_index().x == 0) {
-    const bool last = atomic_add(counter, 1) == n - 1;
-    if (last) store(counter, 0);
-    answer.store(0, last ? 1 : 0);
-    thread_fence();  // what the other blocks wrote
-  }
-  consumer_sync();
-  const bool last = answer.load() != 0;
-  consumer_sync();  // the word is free for the block's next tile
-  return last;
+  return cuda::last_to_arrive(counter, n, shared_memory<int32_t>(kMostStages * 16), [] { consumer_sync(); });
 }
 
 // Writes a tile whose first weight row is n0. Every consumer calls it.

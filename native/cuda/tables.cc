@@ -112,8 +112,8 @@ bool StepTables::reserve_planned(const qwen3_cuda_batch& batch, const qwen3_cuda
                  schedule_.block_table.size(), adjustments);
 }
 
-// Rows beyond the step's own are padding: token 0 at position 0, into a block of nobody.
-void StepTables::write_rows(const qwen3_cuda_batch& batch, int rows, int32_t padding_block, std::byte* to) const {
+// Rows beyond the step's own are padding: token 0 at position 0, appended nowhere.
+void StepTables::write_rows(const qwen3_cuda_batch& batch, int rows, std::byte* to) const {
   const Layout l = layout(rows);
   auto *tokens = at<int32_t>(to, l.tokens), *positions = at<int32_t>(to, l.positions),
        *slots = at<int32_t>(to, l.slots), *ropes = at<int32_t>(to, l.ropes),
@@ -130,7 +130,7 @@ void StepTables::write_rows(const qwen3_cuda_batch& batch, int rows, int32_t pad
   }
   for (; row < rows; ++row) {
     tokens[row] = positions[row] = ropes[row] = 0;
-    slots[row] = padding_block * kBlockSize + row % kBlockSize;
+    slots[row] = -1;
   }
   for (int i = 0; i < rows; ++i)
     logits_rows[i] = i < batch.n_logits ? device_row_[static_cast<size_t>(batch.logits_rows[i])] : i;
@@ -163,13 +163,13 @@ void StepTables::write_sampling(const qwen3_cuda_batch& batch, const qwen3_cuda_
   place(bytes, (next - begin) * sizeof(TokenAdjustment));
 }
 
-void StepTables::upload(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket,
-                        int32_t padding_block, int index, Stream stream) {
+void StepTables::upload(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket, int index,
+                        Stream stream) {
   const int rows = bucket > 0 ? bucket : n_rows();
   const Sheet& to = sheets_[static_cast<size_t>(index)];
   auto* const sheet = to.host.as<std::byte>();
   const Layout l = layout(rows);
-  write_rows(batch, rows, padding_block, sheet);
+  write_rows(batch, rows, sheet);
   size_t bytes = l.tiles;
   auto* const decode = at<DecodeTile>(sheet, append(sheet, bytes, schedule_.decode));
   append(sheet, bytes, schedule_.prefill);

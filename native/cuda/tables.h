@@ -54,10 +54,9 @@ class StepTables {
   bool reserve_planned(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket);
   bool reserve(int rows, size_t tiles, size_t blocks, size_t adjustments);
 
-  // Writes the planned step into one of the sheets and copies it. bucket: 0, or at least n_rows(); padding rows write
-  // to `padding_block`.
-  void upload(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket, int32_t padding_block,
-              int sheet, Stream stream);
+  // Writes the planned step into one of the sheets and copies it. bucket: 0, or at least n_rows() of a step
+  // that only decodes; padding rows have no place in the cache.
+  void upload(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int bucket, int sheet, Stream stream);
   // Of the planned step, without a bucket.
   StepView view(const qwen3_cuda_batch& batch, int sheet) const;
   // Of a bucket, whose step is yet to come.
@@ -72,7 +71,7 @@ class StepTables {
   static Layout layout(int rows);
   int decode_blocks(int bucket) const;  // per KV head
   size_t sheet_bytes(int rows, size_t tiles, size_t blocks, size_t adjustments) const;
-  void write_rows(const qwen3_cuda_batch& batch, int rows, int32_t padding_block, std::byte* sheet) const;
+  void write_rows(const qwen3_cuda_batch& batch, int rows, std::byte* sheet) const;
   void write_sampling(const qwen3_cuda_batch& batch, const qwen3_cuda_sampling* sampling, int rows, std::byte* sheet,
                       size_t& bytes) const;
   StepView view_of(int rows, int sheet) const;

@@ -22,7 +22,8 @@ struct StepSequence {
   // 0: unscaled RoPE, 1: the model's YaRN table.
   int32_t rope_table = 0;
   // Its rows continue what was generated, one token each (or drafts of them): they take a device's decode kernels, so
-  // that a draft's row has the bits that it would have alone. Kernels follow this and never the number of rows.
+  // that a draft's row has the bits that it would have alone. Kernels follow this and never the number of rows. At most
+  // 65, a token and 64 drafts.
   bool decode = false;
 };
 

@@ -9,6 +9,7 @@
 #include "cuda/kernels.h"
 #include "cuda/schedule.h"
 #include "cuda_testing.h"
+#include "engine/prompt_lookup.h"
 
 using namespace qwen3;
 using namespace qwen3::cuda;
@@ -16,6 +17,8 @@ using namespace qwen3::testing;
 using emulate::DeviceArray;
 
 namespace {
+
+static_assert(PromptLookup::kMaxDraft + 1 <= kMostDecodeRows);
 
 const emulate::Counters& last() {
   return emulate::Session::current().launches.back();

@@ -251,9 +251,10 @@ void run(const char* name, void (*kernel)(Parameters...), int threads, int share
 
 // --- between blocks ---
 
-enum class Between { kNone, kTwoWriters, kNoOrder, kNoRelease, kNoAcquire, kPlainCounter, kOneBlock };
+enum class Between { kNone, kTwoWriters, kNoOrder, kNoRelease, kOthersFence, kNoAcquire, kPlainCounter, kOneBlock };
 
-// Every block writes a sum, the last one to count itself adds them up: threads fence, barrier, one thread counts.
+// Every block writes a sum, the last one to count itself adds them up: barrier, then one thread fences and counts.
+// kOthersFence: a fence of each thread ahead of the barrier is not one for the thread that counts.
 QWEN3_KERNEL(64) bad_sum(Between what, const float* in, float* sums, int32_t* counter, float* out) {
   const int thread = thread_index().x, block = block_index().x, n = grid_dim().x;
   const auto last = shared_memory<int32_t>(0);
@@ -263,9 +264,10 @@ QWEN3_KERNEL(64) bad_sum(Between what, const float* in, float* sums, int32_t* co
     store(out + thread, load(sums + block * 64 + (thread ^ 32)));
     return;
   }
-  if (what != Between::kNoRelease) thread_fence();
+  if (what == Between::kOthersFence) thread_fence();
   block_sync();
   if (thread == 0) {
+    if (what != Between::kNoRelease && what != Between::kOthersFence) thread_fence();
     if (what == Between::kPlainCounter) {
       store(counter, load(counter) + 1);
       last.store(0, load(counter) == n);
@@ -285,9 +287,9 @@ QWEN3_KERNEL(64) bad_sum(Between what, const float* in, float* sums, int32_t* co
 QWEN3_KERNEL(64) grid_barrier(bool fenced, int32_t* counter, int32_t* values, int32_t* out) {
   const int thread = thread_index().x, block = block_index().x, n = grid_dim().x;
   store(values + block * 64 + thread, block);
-  if (fenced) thread_fence();
   block_sync();
   if (thread == 0) {
+    if (fenced) thread_fence();
     atomic_add(counter, 1);
     while (load_volatile(counter) < n) {
     }
@@ -307,8 +309,8 @@ void test_blocks() {
     launch(nullptr, name, bad_sum, {{kBlocks, 1, 1}, {64, 1, 1}, 16}, what, in.data(), sums.data(), counter.data(),
            out.data());
   };
-  for (const Between what : {Between::kTwoWriters, Between::kNoOrder, Between::kNoRelease, Between::kNoAcquire,
-                             Between::kPlainCounter, Between::kOneBlock}) {
+  for (const Between what : {Between::kTwoWriters, Between::kNoOrder, Between::kNoRelease, Between::kOthersFence,
+                             Between::kNoAcquire, Between::kPlainCounter, Between::kOneBlock}) {
     const std::string name = "bad_sum_" + std::to_string(static_cast<int>(what));
     expect(name.c_str(), {Fault::kGlobalRace}, [&] { sum(name.c_str(), what); });
   }

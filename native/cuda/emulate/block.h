@@ -59,10 +59,9 @@ struct Thread {
   Where where;
   uint32_t time = 1;
   VectorClock clock;
-  std::vector<uint32_t> fences;         // own times of fence.proxy.async
-  std::vector<uint32_t> device_fences;  // own times of fence.acq_rel.gpu (__threadfence)
-  VectorClock fenced;                   // the thread's view at the last of them
-  VectorClock::Foreign unfenced;        // what was read of other blocks' releases since the last of them
+  std::vector<uint32_t> fences;   // own times of fence.proxy.async
+  VectorClock fenced;             // the thread's view at its last fence.acq_rel.gpu
+  VectorClock::Foreign unfenced;  // what was read of other blocks' releases since then
   AsyncQueue copies, bulk_stores;
   struct InFlight {
     uint32_t group;

@@ -129,7 +129,6 @@ void Block::global_poll(const void* pointer, uint32_t bytes, uint32_t alignment,
 // far is known from here on.
 void Block::device_fence() {
   Thread& self = *running_;
-  self.device_fences.push_back(self.time);
   if (!self.unfenced.empty()) {
     self.clock.join_foreign(self.unfenced);
     self.unfenced.clear();
@@ -138,20 +137,14 @@ void Block::device_fence() {
   self.clock.set(static_cast<Agent>(self.index), ++self.time);
 }
 
-// An atomic publishes what its thread knew at its own last fence; and of other threads that it knows of (by a barrier)
-// what they had fenced themselves: the pattern "everybody fences, barrier, one thread counts".
+// An atomic publishes what its thread knew at its own last fence, other threads' work that a barrier brought included
+// (PTX ISA, memory consistency model: a release pattern is a fence and a strong write of one thread; fences are
+// cumulative).
 void Block::release_at(uintptr_t address) {
   const Thread& self = *running_;
   VectorClock::Times times(threads_.size() * 3 + warpgroups_.size(), 0);
-  for (const Thread& t : threads_) {
-    const uint32_t known = self.clock.at(static_cast<Agent>(t.index));
-    const auto fence = std::upper_bound(t.device_fences.begin(), t.device_fences.end(), known);
-    if (fence != t.device_fences.begin()) times[static_cast<size_t>(t.index)] = *(fence - 1);
-  }
-  if (!self.device_fences.empty()) {
-    for (size_t agent = 0; agent < self.fenced.times().size() && agent < times.size(); ++agent) {
-      times[agent] = std::max(times[agent], self.fenced.at(static_cast<Agent>(agent)));
-    }
+  for (size_t agent = 0; agent < self.fenced.times().size() && agent < times.size(); ++agent) {
+    times[agent] = self.fenced.at(static_cast<Agent>(agent));
   }
   VectorClock::Foreign mine;
   if (self.fenced.foreign()) mine = *self.fenced.foreign();

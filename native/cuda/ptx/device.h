@@ -100,7 +100,7 @@ QWEN3_DEVICE int32_t atomic_add(int32_t* p, int32_t value) {
 QWEN3_DEVICE void atomic_add64(uint64_t* p, uint64_t value) {
   atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(value));
 }
-// Release ahead of an atomic or a volatile store, acquire behind one: all that our joins need. __threadfence() is the
+// Release ahead of an atomic of the same thread, acquire behind one: all that our joins need. __threadfence() is the
 // sequentially consistent one, which costs more.
 QWEN3_DEVICE void thread_fence() {
   asm volatile("fence.acq_rel.gpu;" ::: "memory");

@@ -14,7 +14,9 @@
 //   Copies          cp_async16, cp_async_commit, cp_async_wait<pending>; tma_load, tma_store, tma_store_commit,
 //                   tma_store_wait_read<pending>; fence_proxy_async between generic writes and the async proxy
 //   Matrix          ldmatrix_*, stmatrix_x4, mma_bf16 (m16n8k16); wgmma<N>, wgmma_fence, wgmma_commit,
-//   wgmma_wait<pending> Launch          set_max_registers_up / _down, grid_dependency_wait / _launch
+//                   wgmma_wait<pending>
+//   Launch          set_max_registers_up / _down, grid_dependency_wait / _launch: by whole warps, as a lane that steps
+//                   around a wait is held until its neighbours come back
 
 #include "cuda/ptx/types.h"
 
