@@ -8,7 +8,7 @@
 //
 // Which experts are chosen stood before gate and up began: these let down begin only when they have waited for it. So
 // down does not wait to see it, nor to ask for weights: its blocks start beside those of gate and up, of which one row
-// has fewer than multiprocessors, and all that their rings hold, half of its weights for one row or more, is there when
+// has fewer than multiprocessors, and what their rings hold, for one row half of down's weights, can be on its way when
 // gate and up end. For few rows the last of the experts to bring a column tile adds it up: a kernel less, with its trip
 // through memory.
 
